@@ -1,1 +1,10 @@
-//! placeholder
+//! DMA and interrupt remapping.
+//!
+//! Two halves. What devices see: a [`Remapper`] that answers *translate* and *remap* for a
+//! requester. And [`host`]: the IOMMU of the machine Sluice runs on, which assigned devices
+//! go through, behind [`host::HostMapper`].
+
+pub mod host;
+mod remapper;
+
+pub use remapper::{Access, Fault, Identity, Remapper, Translation};

@@ -1,1 +1,17 @@
-//! placeholder
+//! The PCI model: pure values and routing, with no KVM, no files and no threads.
+//!
+//! A config cycle enters at the host bridge, is routed by bus number through bridges
+//! and lands in a [`Function`], which answers it from its config space and says what
+//! the write changed ([`Changes`]). Who owns the machine applies the change.
+
+mod access;
+mod bdf;
+mod bridge;
+mod function;
+mod message;
+
+pub use access::{ConfigWrite, Register};
+pub use bdf::{Bdf, HostBdf, ParseBdfError};
+pub use bridge::{Bridge, Forwarded};
+pub use function::{BarIndex, Changes, Function, Space, Window};
+pub use message::MsiMessage;

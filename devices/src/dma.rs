@@ -1,0 +1,139 @@
+//! A device's only way to guest memory: through the IOMMU, under its own requester id,
+//! and only while it is a bus master.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+
+use iommu::{Access, Fault, Remapper};
+use pci::{Bdf, MsiMessage};
+use vm_memory::{ByteValued, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+
+use crate::irq::MsiSink;
+
+/// Guest RAM.
+pub type GuestRam = GuestMemoryMmap<()>;
+
+/// Why a DMA did not happen. A device shows it as its own bus error and carries on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DmaError {
+    /// Bus master enable is off.
+    #[error("not a bus master")]
+    NotMaster,
+    /// The IOMMU blocked it.
+    #[error(transparent)]
+    Blocked(#[from] Fault),
+    /// The address is not RAM.
+    #[error("no memory at {0:#x}")]
+    NoMemory(u64),
+}
+
+struct Requester {
+    memory: Arc<GuestRam>,
+    remapper: Arc<dyn Remapper>,
+    msi: Arc<dyn MsiSink>,
+    bdf: AtomicU16,
+    master: AtomicBool,
+}
+
+/// A function's DMA engine and message source. Clones are the same requester.
+#[derive(Clone)]
+pub struct Dma(Arc<Requester>);
+
+impl Dma {
+    /// A requester that is not yet a bus master.
+    pub fn new(memory: Arc<GuestRam>, remapper: Arc<dyn Remapper>, msi: Arc<dyn MsiSink>) -> Self {
+        Self(Arc::new(Requester {
+            memory,
+            remapper,
+            msi,
+            bdf: AtomicU16::new(0),
+            master: AtomicBool::new(false),
+        }))
+    }
+
+    /// Sets the requester id ([`crate::bus::PciDevice::set_bdf`]).
+    pub fn set_bdf(&self, bdf: Bdf) {
+        self.0.bdf.store(bdf.requester_id(), Ordering::Relaxed);
+    }
+
+    /// The requester id.
+    pub fn bdf(&self) -> Bdf {
+        Bdf::from_requester_id(self.0.bdf.load(Ordering::Relaxed))
+    }
+
+    /// Follows the Bus Master Enable bit (PCIe 6.0 §7.5.1.1.3).
+    pub fn set_bus_master(&self, on: bool) {
+        self.0.master.store(on, Ordering::Release);
+    }
+
+    /// Sends an interrupt message; dropped when not a bus master or when blocked.
+    pub fn send_msi(&self, message: MsiMessage) {
+        if !self.0.master.load(Ordering::Acquire) {
+            return;
+        }
+        if let Ok(resolved) = self.0.remapper.remap(self.bdf(), message) {
+            self.0.msi.send(resolved);
+        }
+    }
+
+    /// Calls `each` with the pieces of guest memory that `len` bytes at `iova` are, in
+    /// order. Pieces already given stay given when a later one fails.
+    pub fn for_each_piece<'a>(
+        &'a self,
+        iova: u64,
+        len: usize,
+        access: Access,
+        mut each: impl FnMut(VolatileSlice<'a>),
+    ) -> Result<(), DmaError> {
+        let r = &*self.0;
+        if !r.master.load(Ordering::Acquire) {
+            return Err(DmaError::NotMaster);
+        }
+        let (mut iova, mut left) = (iova, len);
+        while left > 0 {
+            let to = r
+                .remapper
+                .translate(self.bdf(), iova, left as u64, access)?;
+            let run = left
+                .min(usize::try_from(to.len).unwrap_or(usize::MAX))
+                .max(1);
+            for piece in r.memory.get_slices(GuestAddress(to.gpa), run) {
+                each(piece.map_err(|_| DmaError::NoMemory(to.gpa))?);
+            }
+            iova = iova.wrapping_add(run as u64);
+            left -= run;
+        }
+        Ok(())
+    }
+
+    /// Reads memory at `iova` into `buf`.
+    pub fn read(&self, iova: u64, buf: &mut [u8]) -> Result<(), DmaError> {
+        let mut done = 0;
+        let len = buf.len();
+        self.for_each_piece(iova, len, Access::Read, |piece| {
+            piece.copy_to(&mut buf[done..]);
+            done += piece.len();
+        })
+    }
+
+    /// Writes `buf` to memory at `iova`.
+    pub fn write(&self, iova: u64, buf: &[u8]) -> Result<(), DmaError> {
+        let mut done = 0;
+        self.for_each_piece(iova, buf.len(), Access::Write, |piece| {
+            piece.copy_from(&buf[done..done + piece.len()]);
+            done += piece.len();
+        })
+    }
+
+    /// Reads a plain value, such as a descriptor.
+    pub fn read_obj<T: ByteValued + Default>(&self, iova: u64) -> Result<T, DmaError> {
+        let mut value = T::default();
+        self.read(iova, value.as_mut_slice())?;
+        Ok(value)
+    }
+
+    /// Writes a plain value.
+    pub fn write_obj<T: ByteValued>(&self, iova: u64, value: &T) -> Result<(), DmaError> {
+        self.write(iova, value.as_slice())
+    }
+}

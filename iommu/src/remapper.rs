@@ -1,0 +1,61 @@
+//! The two questions a device's traffic asks of an IOMMU.
+
+use pci::{Bdf, MsiMessage};
+
+/// What a DMA does to memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Access {
+    /// The device reads.
+    Read,
+    /// The device writes.
+    Write,
+}
+
+/// Where a DMA goes: `len` bytes at guest-physical `gpa`. May be shorter than asked; the
+/// caller then asks again for the rest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation {
+    /// Guest-physical address.
+    pub gpa: u64,
+    /// Contiguous bytes, at least one.
+    pub len: u64,
+}
+
+/// A DMA or an interrupt that the IOMMU blocked. The IOMMU has recorded it already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("blocked by the IOMMU: requester {requester}, address {address:#x}")]
+pub struct Fault {
+    /// Who asked.
+    pub requester: Bdf,
+    /// The I/O virtual address, or the message address of an interrupt.
+    pub address: u64,
+}
+
+/// An IOMMU in front of devices. Called on I/O paths by any thread.
+pub trait Remapper: Send + Sync {
+    /// Translates the start of `len` bytes at `iova`.
+    fn translate(
+        &self,
+        requester: Bdf,
+        iova: u64,
+        len: u64,
+        access: Access,
+    ) -> Result<Translation, Fault>;
+
+    /// Resolves an interrupt message to the one the interrupt controllers take.
+    fn remap(&self, requester: Bdf, message: MsiMessage) -> Result<MsiMessage, Fault>;
+}
+
+/// No IOMMU: bus addresses are guest-physical addresses.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Identity;
+
+impl Remapper for Identity {
+    fn translate(&self, _: Bdf, iova: u64, len: u64, _: Access) -> Result<Translation, Fault> {
+        Ok(Translation { gpa: iova, len })
+    }
+
+    fn remap(&self, _: Bdf, message: MsiMessage) -> Result<MsiMessage, Fault> {
+        Ok(message)
+    }
+}

@@ -1,0 +1,25 @@
+//! What routing needs to know of a PCI-to-PCI bridge (PCI-to-PCI Bridge 1.2 §3.2.5).
+
+/// An inclusive range of addresses that a bridge passes downstream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Forwarded {
+    /// Ports or memory.
+    pub space: crate::Space,
+    /// First address.
+    pub first: u64,
+    /// Last address.
+    pub last: u64,
+}
+
+/// A function that has a bus behind it.
+pub trait Bridge {
+    /// Secondary bus number: the bus right behind the bridge; 0 when not yet numbered.
+    fn secondary(&self) -> u8;
+
+    /// Subordinate bus number: the highest bus behind the bridge.
+    fn subordinate(&self) -> u8;
+
+    /// The ranges the bridge forwards downstream now (I/O, memory, prefetchable memory),
+    /// none whose enable is off or whose limit lies below its base.
+    fn forwarded(&self) -> Vec<Forwarded>;
+}
