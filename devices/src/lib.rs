@@ -3,9 +3,11 @@
 //!
 //! The contracts between a device and the machine are small: [`bus`] (registers, BARs and
 //! their fast paths), [`dma`] (guest memory through the IOMMU), [`irq`] (level lines and
-//! messages) and [`time`] (now, and wake me then).
+//! messages) and [`time`] (now, and wake me then). [`quiet`] keeps what a guest can make
+//! them log within bounds.
 
 pub mod bus;
 pub mod dma;
 pub mod irq;
+pub mod quiet;
 pub mod time;
