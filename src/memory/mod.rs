@@ -1,0 +1,9 @@
+//! Guest-physical memory: where everything lies ([`layout`]) and the RAM itself ([`ram`]).
+
+pub mod layout;
+pub mod ram;
+mod size;
+
+pub use layout::{BarDemand, Layout, LayoutError, layout};
+pub use ram::{HugePages, RamError};
+pub use size::{ParseSizeError, display_size, parse_size};
