@@ -1,2 +1,36 @@
-//! lab
-fn main() {}
+//! The lab: a whole host with VT-d, SR-IOV and KVM, emulated, so that Sluice can be shown and tested anywhere.
+//!
+//! Three places, one program. *Outside* is the developer's machine: [`prepare`] installs and downloads, [`emulated`]
+//! starts QEMU. *Inside* is the emulated host, where the same program runs again ([`inside`]) and starts virtual
+//! machine monitors natively. The *guest* is what they run.
+
+mod command_line;
+mod cpio;
+mod emulated;
+mod error;
+mod initrd;
+mod inside;
+mod outside;
+mod prepare;
+mod process;
+mod topology;
+
+use clap::Parser;
+use command_line::{CommandLine, Task};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let outcome = match CommandLine::parse().task {
+        Task::Prepare => prepare::prepare().map(|_| 0),
+        Task::Run(run) => outside::run(&run),
+        Task::Shell => outside::shell(),
+        Task::Inside(inside) => inside::main(&inside).map(|()| 0),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(u8::try_from(status).unwrap_or(1)),
+        Err(error) => {
+            eprintln!("lab: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

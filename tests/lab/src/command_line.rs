@@ -1,0 +1,53 @@
+//! What can be asked of the lab.
+
+use clap::{Args, Parser, Subcommand};
+
+/// The emulated host in which Sluice is shown and tested.
+#[derive(Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", version)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub task: Task,
+}
+
+/// One task.
+#[derive(Subcommand)]
+pub enum Task {
+    /// Install and download what the lab needs, and nothing else
+    Prepare,
+    /// Run a shell command in the emulated host, stream its output, end with its status
+    ///
+    /// The root is this machine's, read-only, under a layer that is thrown away. The environment names what is there:
+    /// $VF0 $VF1 $NVME $E1000E (PCI addresses, bound to vfio-pci), $PF, $GUEST_KERNEL, $GUEST_INITRD, $SLUICE.
+    ///
+    /// A guest started with $GUEST_INITRD runs what its kernel command line says as \"script=COMMANDS\" and powers off;
+    /// with lab.interactive there it is a shell; with neither it reads "ID COMMAND" lines from its serial port.
+    Run(Run),
+    /// Open a shell in the emulated host on this terminal
+    Shell,
+    /// The part that runs in the emulated host
+    #[command(hide = true, subcommand)]
+    Inside(Inside),
+}
+
+/// How to run a command in the emulated host.
+#[derive(Args)]
+pub struct Run {
+    /// Leave the host as it booted: no modules, no virtual functions, no networks
+    #[arg(long)]
+    pub bare: bool,
+    /// Seconds after which the emulated host is killed
+    #[arg(long, default_value_t = 300)]
+    pub limit: u64,
+    /// The command, given to sh
+    #[arg(required = true, trailing_var_arg = true)]
+    pub command: Vec<String>,
+}
+
+/// Tasks of the part inside.
+#[derive(Subcommand)]
+pub enum Inside {
+    /// Load drivers, make virtual functions and networks
+    SetUp,
+}

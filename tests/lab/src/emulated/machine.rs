@@ -1,0 +1,108 @@
+//! The hardware the lab emulates, as a QEMU command line.
+//!
+//! Everything that is to be assigned sits behind a root port of its own, hence in an IOMMU group of its own.
+
+use super::Console;
+use crate::topology;
+use std::path::Path;
+use std::process::Command;
+
+/// What differs from one start of the emulated host to the next.
+pub struct Options<'a> {
+    /// The kernel image.
+    pub kernel: &'a Path,
+    /// The host's initrd.
+    pub initrd: &'a Path,
+    /// The directory shared with the host for writing.
+    pub share: &'a Path,
+    /// The raw image behind the NVMe controller.
+    pub nvme_image: &'a Path,
+    /// Where the kernel's console goes.
+    pub kernel_log: &'a Path,
+    /// What the host's commands read and write.
+    pub console: Console,
+}
+
+/// The command that starts the emulated host.
+pub fn command(options: &Options) -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    // 40 bits and more make firmware put VF BARs above 4 GiB, of which this QEMU maps the low half only.
+    qemu.args([
+        "-machine",
+        "q35,accel=tcg,kernel-irqchip=off",
+        "-cpu",
+        "max,phys-bits=39",
+        "-smp",
+        "2",
+    ]);
+    qemu.args([
+        "-m",
+        &topology::HOST_MEMORY_MIB.to_string(),
+        "-nodefaults",
+        "-no-reboot",
+    ]);
+    qemu.args(["-display", "none", "-monitor", "none"]);
+
+    qemu.arg("-kernel")
+        .arg(options.kernel)
+        .arg("-initrd")
+        .arg(options.initrd);
+    qemu.args([
+        "-append",
+        "console=ttyS0 intel_iommu=on iommu=pt panic=-1 loglevel=5 mitigations=off",
+    ]);
+    qemu.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
+
+    qemu.args(["-serial", &format!("file:{}", options.kernel_log.display())]);
+    let signal = match options.console {
+        Console::Captured => "on",
+        Console::Terminal => "off",
+    };
+    qemu.args(["-chardev", &format!("stdio,id=console,signal={signal}")]);
+    qemu.args([
+        "-device",
+        "virtio-serial-pci",
+        "-device",
+        "virtconsole,chardev=console",
+    ]);
+
+    qemu.args([
+        "-virtfs",
+        "local,path=/,mount_tag=root,security_model=none,multidevs=remap,readonly=on",
+    ]);
+    let share = options.share.display();
+    qemu.args([
+        "-virtfs",
+        &format!("local,path={share},mount_tag=lab,security_model=none,multidevs=remap"),
+    ]);
+
+    for port in 1..=3 {
+        qemu.args([
+            "-device",
+            &format!(
+                "pcie-root-port,id=port{port},chassis={port},slot={port},bus=pcie.0,addr=1{port}.0"
+            ),
+        ]);
+    }
+    qemu.args([
+        "-netdev",
+        "user,id=uplink1,restrict=on",
+        "-device",
+        "igb,bus=port1,netdev=uplink1",
+    ]);
+    qemu.args([
+        "-drive",
+        &format!(
+            "file={},format=raw,if=none,id=flash",
+            options.nvme_image.display()
+        ),
+    ]);
+    qemu.args(["-device", "nvme,bus=port2,serial=lab,drive=flash"]);
+    qemu.args([
+        "-netdev",
+        "user,id=uplink3,restrict=on",
+        "-device",
+        "e1000e,bus=port3,netdev=uplink3",
+    ]);
+    qemu
+}

@@ -1,0 +1,7 @@
+//! The emulated host, seen from the developer's machine: QEMU without KVM, a stock kernel, and as its root this very
+//! machine's files, read-only over 9p.
+
+mod machine;
+mod session;
+
+pub use session::{Console, Heard, Session, quoted};

@@ -1,0 +1,281 @@
+//! One run of the emulated host: its files, its process, and the certainty that both are gone afterwards.
+
+use super::machine::{self, Options};
+use crate::error::{Context, Error, Result, fail};
+use crate::prepare::Prepared;
+use crate::process::die_with_parent;
+use crate::{initrd, topology};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+/// What the commands in the emulated host have for a console.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// No input; output is read by the lab.
+    Captured,
+    /// The terminal the lab was started on.
+    Terminal,
+}
+
+/// What came of waiting for the emulated host's next line.
+pub enum Heard {
+    /// A line it wrote.
+    Line(String),
+    /// It has powered off.
+    Ended,
+    /// Time was up.
+    Silence,
+}
+
+/// An emulated host and the temporary directory it lives in.
+pub struct Session {
+    directory: tempfile::TempDir,
+    child: Option<Child>,
+    lines: Option<Receiver<String>>,
+    started: Instant,
+}
+
+impl Session {
+    /// Lays out a session's files: initrds, disk image, the share with the script the host will run.
+    pub fn new(prepared: &Prepared) -> Result<Self> {
+        let directory = tempfile::Builder::new()
+            .prefix("sluice-lab-")
+            .tempdir()
+            .context("cannot make a temporary directory")?;
+        let session = Self {
+            directory,
+            child: None,
+            lines: None,
+            started: Instant::now(),
+        };
+        fs::create_dir(session.share()).path(&session.share())?;
+        initrd::host(&prepared.kernel, &session.file("host.img"))?;
+        initrd::guest(&prepared.kernel, &session.file("guest.img"))?;
+        let image = session.file("nvme.img");
+        File::create(&image)
+            .and_then(|file| file.set_len(topology::NVME_BYTES))
+            .path(&image)?;
+        Ok(session)
+    }
+
+    /// Starts the host, which runs `script` with `sh` as its only task and powers off when it returns.
+    pub fn start(&mut self, prepared: &Prepared, console: Console, script: &str) -> Result<()> {
+        let start = self.share().join("start");
+        fs::write(
+            &start,
+            self.preamble(prepared, console)? + script + POSTSCRIPT,
+        )
+        .path(&start)?;
+        let mut command = machine::command(&Options {
+            kernel: &prepared.kernel.image(),
+            initrd: &self.file("host.img"),
+            share: &self.share(),
+            nvme_image: &self.file("nvme.img"),
+            kernel_log: &self.kernel_log(),
+            console,
+        });
+        if console == Console::Captured {
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+        }
+        self.started = Instant::now();
+        let mut child = die_with_parent(&mut command)
+            .spawn()
+            .context("cannot start QEMU")?;
+        self.lines = child.stdout.take().map(read_lines);
+        self.child = Some(child);
+        Ok(())
+    }
+
+    /// Waits for the host's next line of output.
+    pub fn next_line(&self, patience: Duration) -> Heard {
+        match self
+            .lines
+            .as_ref()
+            .map(|lines| lines.recv_timeout(patience))
+        {
+            Some(Ok(line)) => Heard::Line(line),
+            Some(Err(RecvTimeoutError::Timeout)) => Heard::Silence,
+            Some(Err(RecvTimeoutError::Disconnected)) | None => Heard::Ended,
+        }
+    }
+
+    /// Waits for the host to power off and gives the status its script left.
+    pub fn status(&mut self) -> Result<i32> {
+        if let Some(mut child) = self.child.take() {
+            child.wait().context("waiting for QEMU")?;
+        }
+        match fs::read_to_string(self.share().join("status"))
+            .ok()
+            .and_then(|status| status.trim().parse().ok())
+        {
+            Some(status) => Ok(status),
+            None => fail(format!(
+                "the emulated host ended early; its console's last lines:\n{}",
+                self.console_tail()
+            )),
+        }
+    }
+
+    /// How long the host has been running.
+    pub fn age(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// The directory both sides can write.
+    pub fn share(&self) -> PathBuf {
+        self.file("share")
+    }
+
+    /// The last lines of the host's kernel console.
+    pub fn console_tail(&self) -> String {
+        tail_of(&self.kernel_log(), 20)
+    }
+
+    /// Ends the host at once.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn kernel_log(&self) -> PathBuf {
+        self.file("kernel.log")
+    }
+
+    fn preamble(&self, prepared: &Prepared, console: Console) -> Result<String> {
+        let here = std::env::current_dir().context("the current directory")?;
+        let lab = std::env::current_exe().context("the lab's own program")?;
+        let programs = lab.parent().unwrap_or(Path::new("/"));
+        let terminal = match console {
+            Console::Captured => "stty -echo -opost\n".to_owned(),
+            Console::Terminal => {
+                let (rows, columns) = terminal_size();
+                format!(
+                    "stty sane rows {rows} cols {columns}\nexport TERM={}\n",
+                    quoted(&std::env::var("TERM").unwrap_or("linux".into()))
+                )
+            }
+        };
+        let modules = prepared.kernel.modules();
+        let release = prepared.kernel.release();
+        let variables: Vec<(&str, String)> = vec![
+            (
+                "PATH",
+                format!(
+                    "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    programs.display()
+                ),
+            ),
+            ("HOME", std::env::var("HOME").unwrap_or("/root".into())),
+            ("LAB", lab.display().to_string()),
+            ("SLUICE", programs.join("sluice").display().to_string()),
+            (
+                "GUEST_KERNEL",
+                prepared.kernel.image().display().to_string(),
+            ),
+            ("GUEST_INITRD", self.file("guest.img").display().to_string()),
+            ("VF0", topology::VIRTUAL_FUNCTIONS[0].into()),
+            ("VF1", topology::VIRTUAL_FUNCTIONS[1].into()),
+            ("PF", topology::PHYSICAL_FUNCTION.into()),
+            ("NVME", topology::NVME.into()),
+            ("E1000E", topology::E1000E.into()),
+        ];
+        let exports: String = variables
+            .iter()
+            .map(|(name, value)| format!("export {name}={}\n", quoted(value)))
+            .collect();
+        let mount = format!(
+            "mkdir -p /lib/modules/{release}\nmount --bind {} /lib/modules/{release}\n",
+            quoted(&modules.display().to_string())
+        );
+        Ok(format!(
+            "{terminal}{exports}{mount}cd {}\n",
+            quoted(&here.display().to_string())
+        ))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// After the script: its status, then power off without ceremony (the root is a tmpfs).
+const POSTSCRIPT: &str =
+    "\necho $? >/run/lab/status\nsync\necho o >/proc/sysrq-trigger\nsleep 60\n";
+
+/// A word no shell will take apart.
+pub fn quoted(word: &str) -> String {
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
+/// The last lines of a file that may not be there.
+pub fn tail_of(file: &Path, count: usize) -> String {
+    let text = fs::read(file).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text).replace('\r', "");
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.trim().is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+fn read_lines(stdout: ChildStdout) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(stdout);
+        let mut line = Vec::new();
+        while reader
+            .by_ref()
+            .take(1 << 20)
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|length| length > 0)
+        {
+            let text = String::from_utf8_lossy(&line)
+                .trim_end_matches(['\n', '\r'])
+                .to_owned();
+            line.clear();
+            if sender.send(text).is_err() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+fn terminal_size() -> (u16, u16) {
+    let answer = std::process::Command::new("stty")
+        .arg("size")
+        .stdin(Stdio::inherit())
+        .output();
+    let said = answer
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+        .unwrap_or_default();
+    let mut numbers = said
+        .split_whitespace()
+        .filter_map(|number| number.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(rows), Some(columns)) if rows > 0 && columns > 0 => (rows, columns),
+        _ => (24, 80),
+    }
+}
+
+impl From<Heard> for Error {
+    fn from(heard: Heard) -> Self {
+        Error::Other(match heard {
+            Heard::Line(line) => format!("the emulated host said: {line}"),
+            Heard::Ended => "the emulated host ended".into(),
+            Heard::Silence => "the emulated host fell silent".into(),
+        })
+    }
+}

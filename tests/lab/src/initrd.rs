@@ -1,0 +1,187 @@
+//! The two initial RAM disks: the emulated host's, which finds its root over 9p, and the nested guest's, which is a
+//! plain busybox userland with the stock drivers and a shell on the serial console.
+
+use crate::cpio::Archive;
+use crate::error::{Context, Error, Result};
+use crate::prepare::{GUEST_MODULES, Kernel};
+use crate::process::output_of;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What the host loads before it can see its root; the rest it loads from there.
+const ROOT_MODULES: [&str; 3] = ["9pnet_virtio", "9p", "overlay"];
+
+/// Builds the emulated host's initrd.
+pub fn host(kernel: &Kernel, to: &Path) -> Result<()> {
+    let mut archive = Archive::new(Vec::new());
+    let mut build = || {
+        for directory in [
+            "bin", "modules", "proc", "sys", "dev", "lower", "upper", "root",
+        ] {
+            archive.directory(directory).path(to)?;
+        }
+        archive.program("bin/busybox", &busybox()?).path(to)?;
+        archive
+            .program("init", include_bytes!("../scripts/host-init"))
+            .path(to)?;
+        let mut order = String::new();
+        for file in kernel.module_files(&ROOT_MODULES)? {
+            let name = file
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            archive
+                .file(&format!("modules/{name}"), &fs::read(&file).path(&file)?)
+                .path(to)?;
+            order.push_str(&name);
+            order.push('\n');
+        }
+        archive.file("modules/order", order.as_bytes()).path(to)
+    };
+    build()?;
+    fs::write(to, archive.finish().path(to)?).path(to)
+}
+
+/// Builds the nested guest's initrd.
+pub fn guest(kernel: &Kernel, to: &Path) -> Result<()> {
+    let staging = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let root = staging.path();
+    put(root, "bin/busybox", &busybox()?)?;
+    put(root, "init", include_bytes!("../scripts/guest-init"))?;
+    put(root, "bin/dhcp", include_bytes!("../scripts/dhcp"))?;
+    put_modules(kernel, root)?;
+    put_program(root, &which("lspci")?, "bin/lspci")?;
+    let names = Path::new("/usr/share/misc/pci.ids");
+    put(
+        root,
+        "usr/share/misc/pci.ids",
+        &fs::read(names).path(names)?,
+    )?;
+    let this = std::env::current_exe().context("cannot find the lab's own program")?;
+    put_program(root, &this, "bin/lab")?;
+
+    let mut archive = Archive::new(Vec::new());
+    add_tree(&mut archive, root, root).path(to)?;
+    fs::write(to, archive.finish().path(to)?).path(to)
+}
+
+fn busybox() -> Result<Vec<u8>> {
+    let path = which("busybox")?;
+    fs::read(&path).path(&path)
+}
+
+fn which(program: &str) -> Result<PathBuf> {
+    ["/usr/bin", "/bin", "/usr/sbin", "/sbin"]
+        .map(|directory| Path::new(directory).join(program))
+        .into_iter()
+        .find(|path| path.is_file())
+        .ok_or_else(|| Error::Other(format!("{program} is not installed")))
+}
+
+fn put(root: &Path, name: &str, content: &[u8]) -> Result<()> {
+    let path = root.join(name);
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).path(parent)?;
+    }
+    fs::write(&path, content).path(&path)
+}
+
+/// Copies the modules and what they need, keeping their places, and indexes them for modprobe.
+fn put_modules(kernel: &Kernel, root: &Path) -> Result<()> {
+    let inside = format!("lib/modules/{}", kernel.release());
+    let modules = kernel.modules();
+    for name in [
+        "modules.builtin",
+        "modules.builtin.modinfo",
+        "modules.order",
+    ] {
+        let file = modules.join(name);
+        put(
+            root,
+            &format!("{inside}/{name}"),
+            &fs::read(&file).path(&file)?,
+        )?;
+    }
+    for file in kernel.module_files(&GUEST_MODULES)? {
+        let place = file.strip_prefix(&modules).unwrap_or(&file);
+        put(
+            root,
+            &format!("{inside}/{}", place.display()),
+            &fs::read(&file).path(&file)?,
+        )?;
+    }
+    output_of(
+        Command::new("depmod")
+            .arg("-b")
+            .arg(root)
+            .arg(kernel.release()),
+    )
+    .map(drop)
+}
+
+/// Copies a program without its debug information, and the shared libraries it is linked with.
+fn put_program(root: &Path, from: &Path, name: &str) -> Result<()> {
+    put(root, name, &fs::read(from).path(from)?)?;
+    // Where there is no strip the guest merely carries a bigger file.
+    let _ = Command::new("strip").arg(root.join(name)).output();
+    let libraries = output_of(Command::new("ldd").arg(from))?;
+    for library in linked_libraries(&libraries) {
+        put(
+            root,
+            library.trim_start_matches('/'),
+            &fs::read(library).path(Path::new(library))?,
+        )?;
+    }
+    Ok(())
+}
+
+/// The absolute paths in what `ldd` says.
+fn linked_libraries(said: &str) -> BTreeSet<&str> {
+    said.lines()
+        .filter_map(|line| line.split_whitespace().find(|word| word.starts_with('/')))
+        .collect()
+}
+
+fn add_tree(archive: &mut Archive<Vec<u8>>, root: &Path, directory: &Path) -> std::io::Result<()> {
+    let mut entries: Vec<PathBuf> = fs::read_dir(directory)?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    entries.sort();
+    for path in entries {
+        let name = path
+            .strip_prefix(root)
+            .unwrap_or(&path)
+            .to_string_lossy()
+            .into_owned();
+        if path.is_dir() {
+            archive.directory(&name)?;
+            add_tree(archive, root, &path)?;
+        } else if name.ends_with(".ko") {
+            archive.file(&name, &fs::read(&path)?)?;
+        } else {
+            archive.program(&name, &fs::read(&path)?)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_are_found_in_what_ldd_says() {
+        let said = "\tlinux-vdso.so.1 (0x00007ffc)\n\tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x7f)\n\t/lib64/ld-linux-x86-64.so.2 (0x7f)\n";
+        assert_eq!(
+            linked_libraries(said).into_iter().collect::<Vec<_>>(),
+            [
+                "/lib/x86_64-linux-gnu/libc.so.6",
+                "/lib64/ld-linux-x86-64.so.2"
+            ]
+        );
+    }
+}

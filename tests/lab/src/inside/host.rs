@@ -1,0 +1,74 @@
+//! Making the emulated host a host for device passthrough, as its administrator would.
+
+use super::sysfs;
+use crate::error::Result;
+use crate::process::output_of;
+use crate::topology::{
+    E1000E, NVME, PF_ADDRESS, PHYSICAL_FUNCTION, TAP, TAP_ADDRESS, UPLINK_ADDRESS, UPLINK_ROUTER,
+    VIRTUAL_FUNCTION_MACS, VIRTUAL_FUNCTIONS,
+};
+use std::fs;
+use std::process::Command;
+use std::time::Duration;
+
+/// Loads the drivers, makes two virtual functions and the networks, and gives what can be assigned to vfio-pci.
+pub fn set_up() -> Result<()> {
+    load_drivers()?;
+    make_virtual_functions()?;
+    for address in VIRTUAL_FUNCTIONS.iter().chain(&[NVME, E1000E]) {
+        sysfs::bind(address, "vfio-pci")?;
+    }
+    make_networks()
+}
+
+fn load_drivers() -> Result<()> {
+    run(
+        "modprobe",
+        "-a kvm-amd vfio-pci vfio_iommu_type1 igb tun dummy",
+    )
+}
+
+/// Brings the physical function up before any VF driver may load, and gives each VF a lasting MAC address.
+fn make_virtual_functions() -> Result<()> {
+    let interface = sysfs::interface(PHYSICAL_FUNCTION)?;
+    ip("link set lo up")?;
+    ip(&format!("addr add {PF_ADDRESS}/24 dev {interface}"))?;
+    ip(&format!("link set {interface} up"))?;
+    let carrier = format!("/sys/class/net/{interface}/carrier");
+    sysfs::wait_until(
+        "carrier on the physical function",
+        Duration::from_secs(20),
+        || fs::read_to_string(&carrier).is_ok_and(|state| state.trim() == "1"),
+    )?;
+    let device = sysfs::device(PHYSICAL_FUNCTION);
+    // Else the host's own igbvf would take them.
+    sysfs::write(device.join("sriov_drivers_autoprobe"), "0")?;
+    sysfs::write(
+        device.join("sriov_numvfs"),
+        &VIRTUAL_FUNCTIONS.len().to_string(),
+    )?;
+    for (number, mac) in VIRTUAL_FUNCTION_MACS.iter().enumerate() {
+        ip(&format!("link set {interface} vf {number} mac {mac}"))?;
+    }
+    Ok(())
+}
+
+fn make_networks() -> Result<()> {
+    ip(&format!("tuntap add dev {TAP} mode tap"))?;
+    ip(&format!("addr add {TAP_ADDRESS}/24 dev {TAP}"))?;
+    ip(&format!("link set {TAP} up"))?;
+    // passt copies the addresses of the interface that has the default route.
+    ip("link add uplink type dummy")?;
+    ip(&format!("addr add {UPLINK_ADDRESS}/24 dev uplink"))?;
+    ip("link set uplink up")?;
+    ip(&format!("route add default via {UPLINK_ROUTER}"))
+}
+
+/// Runs `ip` with the words of a line.
+pub fn ip(line: &str) -> Result<()> {
+    run("ip", line)
+}
+
+fn run(program: &str, line: &str) -> Result<()> {
+    output_of(Command::new(program).args(line.split_whitespace())).map(drop)
+}

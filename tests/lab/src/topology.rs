@@ -1,0 +1,28 @@
+//! Names and addresses that hold in every emulated host: where its devices are, and who is who on its networks.
+
+/// Memory of the emulated host.
+pub const HOST_MEMORY_MIB: u32 = 4096;
+
+/// The SR-IOV NIC's physical function.
+pub const PHYSICAL_FUNCTION: &str = "0000:01:00.0";
+/// Its two virtual functions.
+pub const VIRTUAL_FUNCTIONS: [&str; 2] = ["0000:01:10.0", "0000:01:10.2"];
+/// The MAC addresses the host gives them.
+pub const VIRTUAL_FUNCTION_MACS: [&str; 2] = ["02:00:00:5c:00:10", "02:00:00:5c:00:11"];
+/// The NVMe controller.
+pub const NVME: &str = "0000:02:00.0";
+/// Bytes on the NVMe controller's only namespace.
+pub const NVME_BYTES: u64 = 64 << 20;
+/// The second NIC, an 82574L.
+pub const E1000E: &str = "0000:03:00.0";
+
+/// The host's address on the network its NIC's functions share.
+pub const PF_ADDRESS: &str = "10.10.0.1";
+/// The TAP device guests' emulated NICs are plugged into.
+pub const TAP: &str = "tap0";
+/// The host's address on it.
+pub const TAP_ADDRESS: &str = "10.20.0.1";
+/// The host's address towards the world (there is none, but passt wants a default route).
+pub const UPLINK_ADDRESS: &str = "10.30.0.2";
+/// The router that is not there.
+pub const UPLINK_ROUTER: &str = "10.30.0.1";
