@@ -1,4 +1,15 @@
 //! The host's IOMMU, which assigned devices go through.
+//!
+//! [`Type1`] is a VFIO container with the type1 IOMMU behind it; [`pin_memory`] gives the
+//! devices in it the whole of guest RAM.
+
+mod pin;
+mod type1;
+
+pub use pin::{PinError, PinnedMemory, pin_memory};
+pub use type1::{OpenError, Type1};
+/// The KVM VFIO device, opaque here: KVM learns from it which groups the machine holds.
+pub use vfio_ioctls::VfioDeviceFd as HypervisorVfio;
 
 /// Maps ranges of a device's I/O address space to this process's memory.
 pub trait HostMapper: Send + Sync {
