@@ -1,3 +1,6 @@
-//! placeholder
+//! Sluice, a virtual machine monitor for device passthrough.
 
+pub mod interrupt;
+pub mod machine;
 pub mod memory;
+pub mod vcpu;

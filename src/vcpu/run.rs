@@ -1,0 +1,284 @@
+//! The loop of a vCPU's thread: enter the guest, answer what it exits for.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, kvm_interrupt, kvm_run};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+use vmm_sys_util::errno::Error as Errno;
+use vmm_sys_util::ioctl::ioctl_with_ref;
+
+use super::{CoalescedRing, ExitCounts, ExitKind, Gate, Kicker};
+use crate::machine::bus::Bus;
+
+vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, kvm_bindings::KVMIO, 0x86, kvm_interrupt);
+
+/// The address spaces, with the writes that wait for them.
+pub struct Spaces {
+    /// Ports.
+    pub io: Arc<Bus>,
+    /// Memory that is no RAM.
+    pub mmio: Arc<Bus>,
+    /// Writes that KVM has queued.
+    pub ring: CoalescedRing,
+}
+
+impl devices::bus::Deferred for Spaces {
+    fn flush(&self) {
+        self.ring.drain(|write| {
+            let bus = if write.is_port { &self.io } else { &self.mmio };
+            bus.write(write.address, write.data());
+        });
+    }
+}
+
+/// Where a vCPU's interrupt business goes.
+pub trait Interrupts: Send + Sync {
+    /// The guest ended a level-triggered interrupt with this vector.
+    fn end_of_interrupt(&self, vector: u8);
+
+    /// The 8259 pair wants attention of the boot processor.
+    fn pic_pending(&self) -> bool;
+
+    /// The boot processor acknowledges the 8259 pair: the vector to take.
+    fn pic_acknowledge(&self) -> Option<u8>;
+}
+
+/// What ends or restarts the machine, seen by a vCPU.
+#[derive(Debug)]
+pub enum Verdict {
+    /// A triple fault, or KVM's word that the guest resets.
+    Reset,
+    /// KVM's word that the guest powers off.
+    PowerOff,
+    /// The vCPU cannot go on.
+    Failed(String),
+}
+
+/// Told when a vCPU comes to an end of the road.
+pub trait Verdicts: Send + Sync {
+    /// Takes the verdict; the vCPU then waits at the gate.
+    fn deliver(&self, verdict: Verdict);
+}
+
+/// All that the vCPUs of a machine share.
+pub struct Shared {
+    /// Address spaces.
+    pub spaces: Arc<Spaces>,
+    /// Interrupt controllers.
+    pub interrupts: Arc<dyn Interrupts>,
+    /// Ends and restarts.
+    pub verdicts: Arc<dyn Verdicts>,
+    /// Where to wait.
+    pub gate: Arc<Gate>,
+}
+
+/// A vCPU. Its thread holds `fd` while it runs and lets go of it at the gate, where the
+/// machine may change its state.
+pub struct Vcpu {
+    /// APIC id; 0 is the boot processor.
+    pub id: u32,
+    /// KVM's vCPU.
+    pub fd: Mutex<VcpuFd>,
+    /// Interrupts it.
+    pub kicker: Kicker,
+    /// What it exited for.
+    pub counts: ExitCounts,
+    /// The page shared with the kernel.
+    run: RunPage,
+}
+
+struct RunPage(*mut kvm_run);
+
+// SAFETY: the page belongs to the `VcpuFd` beside it and is used under that one's lock only.
+unsafe impl Send for RunPage {}
+// SAFETY: as above.
+unsafe impl Sync for RunPage {}
+
+impl Vcpu {
+    /// Wraps a vCPU. The object must outlive its kickers' users, which the machine sees to
+    /// by dropping its devices first.
+    pub fn new(id: u32, mut fd: VcpuFd) -> Self {
+        let run: *mut kvm_run = fd.get_kvm_run();
+        // SAFETY: the mapping lives as long as `fd`, which lives in `self` beside the kicker.
+        let kicker = unsafe { Kicker::new(run) };
+        Self {
+            id,
+            fd: Mutex::new(fd),
+            kicker,
+            counts: ExitCounts::default(),
+            run: RunPage(run),
+        }
+    }
+
+    /// Runs until the machine ends. To be called on the vCPU's own thread.
+    pub fn run(&self, shared: &Shared) {
+        let _on_thread = self.kicker.on_this_thread();
+        while shared.gate.pass() {
+            let mut fd = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
+            while !shared.gate.is_closed() {
+                self.prepare(&fd, shared);
+                self.enter(&mut fd, shared);
+            }
+        }
+    }
+
+    /// Hands the boot processor an 8259 interrupt, or asks KVM to say when it can take one.
+    fn prepare(&self, fd: &VcpuFd, shared: &Shared) {
+        self.kicker.acknowledge();
+        if self.id != 0 {
+            return;
+        }
+        // SAFETY: the page is mapped while `fd` lives; the caller holds its lock, and the
+        // vCPU is not running, so the kernel does not touch it.
+        let run = unsafe { &mut *self.run.0 };
+        let mut pending = shared.interrupts.pic_pending();
+        if pending && run.ready_for_interrupt_injection != 0 {
+            if let Some(vector) = shared.interrupts.pic_acknowledge() {
+                let interrupt = kvm_interrupt {
+                    irq: u32::from(vector),
+                };
+                // SAFETY: the ioctl reads a `kvm_interrupt`, which lives across the call. It
+                // fails only if one is queued already, which `ready` rules out.
+                let _ = unsafe { ioctl_with_ref(fd, KVM_INTERRUPT(), &interrupt) };
+                run.ready_for_interrupt_injection = 0;
+            }
+            pending = shared.interrupts.pic_pending();
+        }
+        run.request_interrupt_window = u8::from(pending);
+    }
+
+    fn enter(&self, fd: &mut VcpuFd, shared: &Shared) {
+        use devices::bus::Deferred as _;
+        let spaces = &*shared.spaces;
+        let kind = match fd.run() {
+            Ok(VcpuExit::IoIn(port, data)) => {
+                spaces.flush();
+                for item in data.chunks_mut(self.port_access_size()) {
+                    spaces.io.read(u64::from(port), item);
+                }
+                ExitKind::IoIn
+            }
+            Ok(VcpuExit::IoOut(port, data)) => {
+                spaces.flush();
+                for item in data.chunks(self.port_access_size()) {
+                    spaces.io.write(u64::from(port), item);
+                }
+                ExitKind::IoOut
+            }
+            Ok(VcpuExit::MmioRead(address, data)) => {
+                spaces.flush();
+                spaces.mmio.read(address, data);
+                ExitKind::MmioRead
+            }
+            Ok(VcpuExit::MmioWrite(address, data)) => {
+                spaces.flush();
+                spaces.mmio.write(address, data);
+                ExitKind::MmioWrite
+            }
+            Ok(VcpuExit::IoapicEoi(vector)) => {
+                shared.interrupts.end_of_interrupt(vector);
+                ExitKind::IoapicEoi
+            }
+            Ok(VcpuExit::IrqWindowOpen) => ExitKind::IrqWindow,
+            Ok(VcpuExit::Intr) => ExitKind::Signal,
+            Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
+                // What the guest wrote last may wait in the ring; an end of the machine must
+                // not lose it.
+                spaces.flush();
+                ExitKind::Signal
+            }
+            Ok(VcpuExit::Shutdown) => self.verdict(shared, Verdict::Reset),
+            Ok(VcpuExit::SystemEvent(event, _)) => self.verdict(shared, system_event(event)),
+            Ok(VcpuExit::InternalError) => {
+                let what = self.internal_error(fd);
+                self.verdict(shared, Verdict::Failed(what))
+            }
+            Ok(VcpuExit::FailEntry(reason, cpu)) => {
+                let what =
+                    format!("the host's CPU {cpu} refused to enter the guest (reason {reason:#x})");
+                self.verdict(shared, Verdict::Failed(what))
+            }
+            Ok(exit) => {
+                let what = format!("unexpected exit from KVM: {exit:?}");
+                self.verdict(shared, Verdict::Failed(what))
+            }
+            Err(error) => self.verdict(shared, Verdict::Failed(run_failed(error))),
+        };
+        self.counts.count(kind);
+    }
+
+    fn verdict(&self, shared: &Shared, verdict: Verdict) -> ExitKind {
+        let verdict = match verdict {
+            Verdict::Failed(what) => Verdict::Failed(format!("vCPU {}: {what}", self.id)),
+            other => other,
+        };
+        shared.gate.close();
+        shared.verdicts.deliver(verdict);
+        ExitKind::Other
+    }
+
+    /// Bytes of one item of a port exit; string instructions exit once for many.
+    fn port_access_size(&self) -> usize {
+        // SAFETY: the page is mapped while `fd` lives and the vCPU is not running; the exit
+        // reason is KVM_EXIT_IO, so `io` is the live member of the union.
+        let size = unsafe { (*self.run.0).__bindgen_anon_1.io.size };
+        usize::from(size.max(1))
+    }
+
+    /// KVM gave up: says on what.
+    fn internal_error(&self, fd: &VcpuFd) -> String {
+        // SAFETY: the page is mapped while `fd` lives and the vCPU is not running; the exit
+        // reason is KVM_EXIT_INTERNAL_ERROR, so `internal` is the live member.
+        let internal = unsafe { (*self.run.0).__bindgen_anon_1.internal };
+        let rip = fd.get_regs().map_or(0, |regs| regs.rip);
+        let given = internal.data.len().min(internal.ndata as usize);
+        format!(
+            "KVM gave up with an internal error, suberror {} at rip {rip:#x} (data {:x?})",
+            internal.suberror,
+            &internal.data[..given]
+        )
+    }
+}
+
+fn system_event(event: u32) -> Verdict {
+    match event {
+        kvm_bindings::KVM_SYSTEM_EVENT_SHUTDOWN => Verdict::PowerOff,
+        kvm_bindings::KVM_SYSTEM_EVENT_RESET | KVM_SYSTEM_EVENT_CRASH => Verdict::Reset,
+        other => Verdict::Failed(format!("unknown system event {other} from KVM")),
+    }
+}
+
+fn run_failed(error: Errno) -> String {
+    format!("KVM_RUN failed: {error}")
+}
+
+/// The 8259 pair's INTR line to the boot processor.
+pub struct IntrLine {
+    asserted: AtomicBool,
+    boot_processor: Kicker,
+}
+
+impl IntrLine {
+    /// A line to the vCPU that `boot_processor` kicks.
+    pub fn new(boot_processor: Kicker) -> Self {
+        Self {
+            asserted: AtomicBool::new(false),
+            boot_processor,
+        }
+    }
+
+    /// The line's level.
+    pub fn is_asserted(&self) -> bool {
+        self.asserted.load(Ordering::SeqCst)
+    }
+
+    /// Drives the line; a rise brings the vCPU out of the guest to take it.
+    pub fn set(&self, asserted: bool) {
+        if asserted && !self.asserted.swap(asserted, Ordering::SeqCst) {
+            self.boot_processor.kick();
+        } else if !asserted {
+            self.asserted.store(false, Ordering::SeqCst);
+        }
+    }
+}
