@@ -1,0 +1,7 @@
+//! Interrupts on their way to the LAPICs, which are KVM's: messages of emulated devices,
+//! messages of assigned ones that never pass through this process, IOAPIC pins, and the
+//! 8259 pair.
+
+mod routing;
+
+pub use routing::{IOAPIC_PINS, KvmMsi, KvmRoutes, Routing};

@@ -1,0 +1,256 @@
+//! KVM's GSI routing table and what lives in it: the IOAPIC's pins first (KVM watches them
+//! to exit at the end of level interrupts), then one GSI for each live message route.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use devices::irq::{MsiRoute, MsiRoutes, MsiSink, RouteError};
+use iommu::Remapper;
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
+    kvm_irq_routing_msi, kvm_irq_routing_msi__bindgen_ty_1, kvm_msi,
+};
+use kvm_ioctls::{Cap, VmFd};
+use pci::{Bdf, MsiMessage};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+/// Pins of the IOAPIC.
+pub const IOAPIC_PINS: usize = 24;
+
+/// Delivers the messages of emulated devices.
+pub struct KvmMsi(pub Arc<VmFd>);
+
+impl MsiSink for KvmMsi {
+    fn send(&self, message: MsiMessage) {
+        let msi = kvm_msi {
+            address_lo: message.address as u32,
+            address_hi: (message.address >> 32) as u32,
+            data: message.data,
+            ..kvm_msi::default()
+        };
+        if let Err(error) = self.0.signal_msi(msi) {
+            // No such LAPIC, or a message that is none: lost, as on the bus.
+            tracing::debug!(%error, ?message, "interrupt message not delivered");
+        }
+    }
+}
+
+/// The table. Index is the GSI.
+pub struct Routing {
+    vm: Arc<VmFd>,
+    remapper: Arc<dyn Remapper>,
+    limit: usize,
+    table: Mutex<Vec<Option<MsiMessage>>>,
+}
+
+impl Routing {
+    /// An empty table for a VM with a split interrupt chip.
+    pub fn new(vm: Arc<VmFd>, remapper: Arc<dyn Remapper>) -> Self {
+        let limit = vm.check_extension_int(Cap::IrqRouting);
+        let limit = usize::try_from(limit).unwrap_or(0).max(IOAPIC_PINS);
+        Self {
+            vm,
+            remapper,
+            limit,
+            table: Mutex::new(vec![None; IOAPIC_PINS]),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Vec<Option<MsiMessage>>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Live message routes, and how many there can be.
+    pub fn usage(&self) -> (usize, usize) {
+        let used = self.table()[IOAPIC_PINS..].iter().flatten().count();
+        (used, self.limit - IOAPIC_PINS)
+    }
+
+    /// Tells KVM what an IOAPIC pin sends, so that it exits when a level interrupt ends.
+    pub fn set_pin(&self, pin: u8, message: Option<MsiMessage>) -> Result<(), RouteError> {
+        let mut table = self.table();
+        match table.get_mut(usize::from(pin)) {
+            Some(slot) if *slot != message => *slot = message,
+            _ => return Ok(()),
+        }
+        self.commit(&table)
+    }
+
+    fn commit(&self, table: &[Option<MsiMessage>]) -> Result<(), RouteError> {
+        let entries: Vec<_> = table
+            .iter()
+            .enumerate()
+            .filter_map(|(gsi, message)| message.map(|message| entry(gsi as u32, message)))
+            .collect();
+        let routing = KvmIrqRouting::from_entries(&entries)
+            .map_err(|_| RouteError::Exhausted(self.limit - IOAPIC_PINS))?;
+        self.vm.set_gsi_routing(&routing).map_err(kernel)
+    }
+
+    /// Puts `message` at a free GSI.
+    fn add(&self, message: MsiMessage) -> Result<u32, RouteError> {
+        let mut table = self.table();
+        let free = (IOAPIC_PINS..table.len()).find(|&gsi| table[gsi].is_none());
+        let gsi = free.unwrap_or(table.len());
+        if gsi >= self.limit {
+            return Err(RouteError::Exhausted(self.limit - IOAPIC_PINS));
+        }
+        if gsi == table.len() {
+            table.push(None);
+        }
+        table[gsi] = Some(message);
+        if let Err(error) = self.commit(&table) {
+            table[gsi] = None;
+            return Err(error);
+        }
+        Ok(gsi as u32)
+    }
+
+    fn change(&self, gsi: u32, message: Option<MsiMessage>) -> Result<(), RouteError> {
+        let mut table = self.table();
+        let slot = &mut table[gsi as usize];
+        if *slot == message {
+            return Ok(());
+        }
+        let before = std::mem::replace(slot, message);
+        let result = self.commit(&table);
+        if result.is_err() && message.is_some() {
+            table[gsi as usize] = before;
+        }
+        result
+    }
+}
+
+fn kernel(error: kvm_ioctls::Error) -> RouteError {
+    RouteError::Kernel(error.into())
+}
+
+fn entry(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
+    kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        u: kvm_irq_routing_entry__bindgen_ty_1 {
+            msi: kvm_irq_routing_msi {
+                address_lo: message.address as u32,
+                address_hi: (message.address >> 32) as u32,
+                data: message.data,
+                __bindgen_anon_1: kvm_irq_routing_msi__bindgen_ty_1 { pad: 0 },
+            },
+        },
+        ..Default::default()
+    }
+}
+
+/// [`MsiRoutes`] over the table.
+pub struct KvmRoutes(pub Arc<Routing>);
+
+impl MsiRoutes for KvmRoutes {
+    fn allocate(
+        &self,
+        requester: Bdf,
+        message: MsiMessage,
+    ) -> Result<Box<dyn MsiRoute>, RouteError> {
+        let routing = self.0.clone();
+        let event = EventFd::new(EFD_NONBLOCK).map_err(RouteError::Kernel)?;
+        let resolved = routing.remapper.remap(requester, message)?;
+        // The route first, the irqfd after: an event must never find a GSI without a route.
+        let gsi = routing.add(resolved)?;
+        if let Err(error) = routing.vm.register_irqfd(&event, gsi) {
+            let _ = routing.change(gsi, None);
+            return Err(kernel(error));
+        }
+        Ok(Box::new(KvmRoute {
+            routing,
+            requester,
+            gsi,
+            event,
+        }))
+    }
+}
+
+struct KvmRoute {
+    routing: Arc<Routing>,
+    requester: Bdf,
+    gsi: u32,
+    event: EventFd,
+}
+
+impl MsiRoute for KvmRoute {
+    fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    fn update(&self, message: MsiMessage) -> Result<(), RouteError> {
+        let resolved = self.routing.remapper.remap(self.requester, message)?;
+        self.routing.change(self.gsi, Some(resolved))
+    }
+}
+
+impl Drop for KvmRoute {
+    fn drop(&mut self) {
+        // In the reverse order of `allocate`. A failure leaves a GSI that nobody signals.
+        let _ = self.routing.vm.unregister_irqfd(&self.event, self.gsi);
+        let _ = self.routing.change(self.gsi, None);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iommu::Identity;
+
+    use super::*;
+
+    fn message(vector: u32) -> MsiMessage {
+        MsiMessage {
+            address: 0xfee0_0000,
+            data: vector,
+        }
+    }
+
+    /// A VM with a split irqchip, where there is a KVM.
+    fn routing() -> Option<Arc<Routing>> {
+        let kvm = kvm_ioctls::Kvm::new().ok()?;
+        let vm = Arc::new(kvm.create_vm().ok()?);
+        let mut split = kvm_bindings::kvm_enable_cap {
+            cap: kvm_bindings::KVM_CAP_SPLIT_IRQCHIP,
+            ..Default::default()
+        };
+        split.args[0] = IOAPIC_PINS as u64;
+        vm.enable_cap(&split).ok()?;
+        Some(Arc::new(Routing::new(vm, Arc::new(Identity))))
+    }
+
+    #[test]
+    fn gsis_are_taken_reused_and_bounded() {
+        let Some(routing) = routing() else {
+            eprintln!("skipped: no /dev/kvm");
+            return;
+        };
+        let routes = KvmRoutes(routing.clone());
+        let first = routes.allocate(Bdf::new(0, 1, 0), message(0x31)).unwrap();
+        let second = routes.allocate(Bdf::new(0, 1, 0), message(0x32)).unwrap();
+        assert_eq!(routing.usage().0, 2);
+        second.update(message(0x33)).unwrap();
+        assert_eq!(routing.table()[IOAPIC_PINS + 1], Some(message(0x33)));
+        drop(first);
+        let third = routes.allocate(Bdf::new(0, 1, 0), message(0x34)).unwrap();
+        assert_eq!(routing.table()[IOAPIC_PINS], Some(message(0x34)));
+        routing.set_pin(9, Some(message(0x8000 | 0x39))).unwrap();
+        drop((second, third));
+        assert_eq!(routing.usage().0, 0);
+        assert_eq!(routing.table()[9], Some(message(0x8039)));
+    }
+
+    #[test]
+    fn running_out_is_an_error_that_counts() {
+        let Some(routing) = routing() else {
+            eprintln!("skipped: no /dev/kvm");
+            return;
+        };
+        *routing.table() = vec![Some(message(1)); routing.limit];
+        let error = KvmRoutes(routing.clone())
+            .allocate(Bdf::default(), message(2))
+            .err()
+            .unwrap();
+        assert!(matches!(error, RouteError::Exhausted(n) if n == routing.limit - IOAPIC_PINS));
+    }
+}
