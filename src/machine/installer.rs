@@ -1,0 +1,263 @@
+//! Putting a device's registers into the guest's address spaces: the slow path on the bus,
+//! and the paths that spare an exit in KVM (doorbells, coalesced writes, direct memory).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use devices::bus::{FastPath, Mapping, Region};
+use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
+use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use pci::Space;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::bus::{Bus, Overlap};
+
+/// KVM's memory slots by number. RAM has the first ones.
+#[derive(Default)]
+pub struct Slots {
+    used: Mutex<Vec<bool>>,
+}
+
+impl Slots {
+    /// Takes the lowest free slot.
+    pub fn take(&self) -> u32 {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = used.iter().position(|used| !used).unwrap_or(used.len());
+        if slot == used.len() {
+            used.push(true);
+        } else {
+            used[slot] = true;
+        }
+        slot as u32
+    }
+
+    fn free(&self, slot: u32) {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(used) = used.get_mut(slot as usize) {
+            *used = false;
+        }
+    }
+}
+
+/// Where registers are put.
+pub struct Installer {
+    /// The VM.
+    pub vm: Arc<VmFd>,
+    /// Ports.
+    pub io: Arc<Bus>,
+    /// Memory that is no RAM.
+    pub mmio: Arc<Bus>,
+    /// Memory slots.
+    pub slots: Arc<Slots>,
+}
+
+/// What to put where.
+pub struct Placement<'a> {
+    /// Ports or memory.
+    pub space: Space,
+    /// First address.
+    pub base: u64,
+    /// Length in bytes.
+    pub size: u64,
+    /// For statistics and messages, such as `e1000/bar0`.
+    pub name: &'a str,
+    /// Who answers.
+    pub region: Arc<dyn Region>,
+    /// Ways around an exit.
+    pub fast_paths: Vec<FastPath>,
+}
+
+impl Installer {
+    /// Installs a region until the result is dropped. A fast path that KVM refuses is left
+    /// out: those accesses exit.
+    pub fn install(&self, placement: Placement<'_>) -> Result<Installed, Overlap> {
+        let Placement {
+            space,
+            base,
+            size,
+            name,
+            region,
+            fast_paths,
+        } = placement;
+        let bus = match space {
+            Space::Io => &self.io,
+            Space::Memory => &self.mmio,
+        };
+        bus.insert(base, size, name, region)?;
+        let mut installed = Installed {
+            vm: self.vm.clone(),
+            bus: bus.clone(),
+            slots: self.slots.clone(),
+            base,
+            paths: Vec::new(),
+        };
+        for path in fast_paths {
+            match self.add_path(space, base, path) {
+                Ok(path) => installed.paths.push(path),
+                Err(error) => {
+                    tracing::warn!(name, %error, "KVM refused a fast path; its accesses exit");
+                }
+            }
+        }
+        Ok(installed)
+    }
+
+    fn add_path(&self, space: Space, base: u64, path: FastPath) -> Result<Path, kvm_ioctls::Error> {
+        match path {
+            FastPath::Doorbell {
+                offset,
+                len,
+                value,
+                event,
+            } => {
+                let doorbell = Doorbell {
+                    address: io_address(space, base + offset),
+                    len,
+                    value,
+                    event,
+                };
+                doorbell.register(&self.vm)?;
+                Ok(Path::Doorbell(doorbell))
+            }
+            FastPath::Coalesced { offset, len } => {
+                let address = io_address(space, base + offset);
+                self.vm.register_coalesced_mmio(address, len as u32)?;
+                Ok(Path::Coalesced {
+                    space,
+                    address: base + offset,
+                    len: len as u32,
+                })
+            }
+            FastPath::Mapped { offset, memory } => {
+                let slot = self.slots.take();
+                let region = memory_slot(slot, base + offset, &*memory);
+                // SAFETY: the memory stays mapped while `memory` lives, which the path keeps
+                // until the slot is deleted.
+                if let Err(error) = unsafe { self.vm.set_user_memory_region(region) } {
+                    self.slots.free(slot);
+                    return Err(error);
+                }
+                Ok(Path::Mapped {
+                    slot,
+                    _memory: memory,
+                })
+            }
+        }
+    }
+}
+
+fn io_address(space: Space, address: u64) -> IoEventAddress {
+    match space {
+        Space::Io => IoEventAddress::Pio(address),
+        Space::Memory => IoEventAddress::Mmio(address),
+    }
+}
+
+fn memory_slot(slot: u32, address: u64, memory: &dyn Mapping) -> kvm_userspace_memory_region {
+    kvm_userspace_memory_region {
+        slot,
+        flags: if memory.writable() {
+            0
+        } else {
+            KVM_MEM_READONLY
+        },
+        guest_phys_addr: address,
+        memory_size: memory.len() as u64,
+        userspace_addr: memory.host_address() as u64,
+    }
+}
+
+struct Doorbell {
+    address: IoEventAddress,
+    len: u8,
+    value: Option<u64>,
+    event: Arc<EventFd>,
+}
+
+impl Doorbell {
+    fn register(&self, vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
+        match (self.value, self.len) {
+            (None, _) => vm.register_ioevent(&self.event, &self.address, NoDatamatch),
+            (Some(value), 1) => vm.register_ioevent(&self.event, &self.address, value as u8),
+            (Some(value), 2) => vm.register_ioevent(&self.event, &self.address, value as u16),
+            (Some(value), 4) => vm.register_ioevent(&self.event, &self.address, value as u32),
+            (Some(value), _) => vm.register_ioevent(&self.event, &self.address, value),
+        }
+    }
+
+    fn unregister(&self, vm: &VmFd) -> Result<(), kvm_ioctls::Error> {
+        match (self.value, self.len) {
+            (None, _) => vm.unregister_ioevent(&self.event, &self.address, NoDatamatch),
+            (Some(value), 1) => vm.unregister_ioevent(&self.event, &self.address, value as u8),
+            (Some(value), 2) => vm.unregister_ioevent(&self.event, &self.address, value as u16),
+            (Some(value), 4) => vm.unregister_ioevent(&self.event, &self.address, value as u32),
+            (Some(value), _) => vm.unregister_ioevent(&self.event, &self.address, value),
+        }
+    }
+}
+
+enum Path {
+    Doorbell(Doorbell),
+    Coalesced {
+        space: Space,
+        address: u64,
+        len: u32,
+    },
+    Mapped {
+        slot: u32,
+        _memory: Arc<dyn Mapping>,
+    },
+}
+
+/// A region in its place; gone from there when dropped.
+pub struct Installed {
+    vm: Arc<VmFd>,
+    bus: Arc<Bus>,
+    slots: Arc<Slots>,
+    base: u64,
+    paths: Vec<Path>,
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        for path in self.paths.drain(..) {
+            // Each was accepted by KVM as it is, so taking it away cannot be refused.
+            let result = match &path {
+                Path::Doorbell(doorbell) => doorbell.unregister(&self.vm),
+                Path::Coalesced {
+                    space,
+                    address,
+                    len,
+                } => self
+                    .vm
+                    .unregister_coalesced_mmio(io_address(*space, *address), *len),
+                Path::Mapped { slot, .. } => {
+                    let gone = kvm_userspace_memory_region {
+                        slot: *slot,
+                        ..Default::default()
+                    };
+                    // SAFETY: a size of zero deletes the slot and maps nothing.
+                    let result = unsafe { self.vm.set_user_memory_region(gone) };
+                    self.slots.free(*slot);
+                    result
+                }
+            };
+            if let Err(error) = result {
+                tracing::warn!(%error, "KVM would not take back a fast path");
+            }
+        }
+        self.bus.remove(self.base);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_reused_from_the_lowest() {
+        let slots = Slots::default();
+        assert_eq!([slots.take(), slots.take(), slots.take()], [0, 1, 2]);
+        slots.free(1);
+        assert_eq!([slots.take(), slots.take()], [1, 3]);
+    }
+}
