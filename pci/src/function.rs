@@ -27,6 +27,9 @@ bitflags::bitflags! {
         const CHIPSET = 1 << 8;
         /// Slot control: power, indicators, hot-plug interrupts.
         const SLOT = 1 << 9;
+        /// The function resets itself: a function-level reset, or D3hot to D0 without
+        /// No_Soft_Reset. Its config space is reset already; the device resets the rest.
+        const FUNCTION_RESET = 1 << 10;
     }
 }
 

@@ -7,11 +7,24 @@
 mod access;
 mod bdf;
 mod bridge;
+mod capability;
 mod function;
 mod message;
+mod msix_table;
+mod registers;
+mod space;
+mod split;
 
 pub use access::{ConfigWrite, Register};
 pub use bdf::{Bdf, HostBdf, ParseBdfError};
 pub use bridge::{Bridge, Forwarded};
+pub use capability::{
+    Acs, Aer, Ari, Capability, CapabilityError, Express, ExpressKind, ExtendedCapability, InBar,
+    Link, Msi, Msix, PowerManagement, PowerState, Slot,
+};
 pub use function::{BarIndex, Changes, Function, Space, Window};
 pub use message::MsiMessage;
+pub use msix_table::{MsixTable, VectorChange};
+pub use registers::*;
+pub use space::{BarError, BarKind, ClassCode, ConfigSpace, ConfigSpaceState, Ids, InterruptPin};
+pub use split::{read_bytes, write_bytes};
