@@ -1,5 +1,6 @@
 //! Sluice, a virtual machine monitor for device passthrough.
 
+pub mod config;
 pub mod interrupt;
 pub mod machine;
 pub mod memory;

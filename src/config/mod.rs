@@ -1,0 +1,153 @@
+//! What machine the operator wants: flags and a TOML file, equal in power, become one
+//! checked [`Machine`].
+//!
+//! The way: flags (`cli`) and the file ([`file`]) each become [`Settings`]; flags
+//! are laid over the file ([`Settings::over`]); [`Settings::validate`] checks the whole and
+//! yields plain values. Every setting remembers where it was given, so an error names the
+//! flag, or the file with its line.
+
+mod device;
+mod file;
+mod mac;
+mod option;
+mod origin;
+mod settings;
+mod validate;
+
+use std::path::PathBuf;
+
+use crate::memory::HugePages;
+
+pub use device::{AssignSpec, MemorySpec, NetSpec};
+pub use file::{FileError, load};
+pub use mac::{MacAddr, ParseMacError};
+pub use option::OptionError;
+pub use origin::{Given, Origin};
+pub use settings::Settings;
+pub use validate::{ConfigError, Problem};
+
+/// The most vCPUs a machine has: APIC ids up to 254 are reached by every guest without
+/// interrupt remapping.
+pub const MAX_CPUS: u32 = 255;
+/// Drives of the IDE controller: two channels of two.
+pub const MAX_DRIVES: usize = 4;
+/// Root port (and slot) numbers go from 1 to this.
+pub const MAX_PORT: u8 = 32;
+/// The least memory a machine has.
+pub const MIN_MEMORY: u64 = 16 << 20;
+
+/// A machine to make. Everything in it has been checked: files can be opened, no two
+/// devices collide, numbers are in range.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Machine {
+    /// A bzImage, or an ELF kernel with a PVH entry.
+    pub kernel: PathBuf,
+    /// Initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line.
+    pub cmdline: String,
+    /// vCPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u32,
+    /// RAM.
+    pub memory: Memory,
+    /// Hard disks, in the order given. Together with `cdroms` at most [`MAX_DRIVES`].
+    pub disks: Vec<Disk>,
+    /// CD-ROMs, in the order given.
+    pub cdroms: Vec<Cdrom>,
+    /// Network cards, in the order given.
+    pub nets: Vec<Net>,
+    /// Assigned host devices, ordered by port; no two on one port.
+    pub assigns: Vec<Assign>,
+    /// Where the serial port goes.
+    pub serial: Serial,
+    /// A reset of the guest ends Sluice instead of starting it again.
+    pub no_reboot: bool,
+}
+
+/// RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Memory {
+    /// Bytes: at least [`MIN_MEMORY`], a multiple of the page size and of 1 MiB.
+    pub size: u64,
+    /// What pages back it.
+    pub huge_pages: HugePages,
+}
+
+/// A hard disk.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Disk {
+    /// A raw image or a block device.
+    pub path: PathBuf,
+    /// The guest cannot write it.
+    #[serde(default)]
+    pub readonly: bool,
+}
+
+/// A CD-ROM drive with a disc in it.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cdrom {
+    /// An ISO image or a block device.
+    pub path: PathBuf,
+}
+
+/// A network card.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Net {
+    /// What it is plugged into.
+    pub backend: NetBackend,
+    /// Its address. Where none is given it is made from the host, the back end and the
+    /// card's place in order, so it is the same at every start.
+    pub mac: MacAddr,
+}
+
+/// What a network card is plugged into.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub enum NetBackend {
+    /// A TAP device of the host's.
+    Tap(String),
+    /// User-mode networking, with ports of the host's forwarded to the guest.
+    User(Vec<Forward>),
+}
+
+/// A transport protocol.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A port of the host's that leads to one of the guest's: `tcp:2222:22`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Forward {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The host's port.
+    pub host: u16,
+    /// The guest's port.
+    pub guest: u16,
+}
+
+/// A host device given to the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Assign {
+    /// Which device.
+    pub device: pci::HostBdf,
+    /// Which root port (slot) it is plugged into, 1 to [`MAX_PORT`].
+    pub port: u8,
+}
+
+/// Where the serial port goes.
+#[derive(Clone, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub enum Serial {
+    /// The terminal, or standard input and output.
+    #[default]
+    Stdio,
+    /// Output to a file, which is made or emptied; no input.
+    File(PathBuf),
+    /// A UNIX socket that Sluice listens on.
+    Socket(PathBuf),
+}

@@ -1,0 +1,225 @@
+use super::*;
+use std::error::Error;
+use std::os::unix::fs::symlink;
+use std::str::FromStr;
+
+use crate::config::Serial;
+
+/// A folder with a kernel and two disks in it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["kernel", "a.img", "b.img"] {
+            fs::write(folder.path().join(name), b"x").unwrap();
+        }
+        Self(folder)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            kernel: Some(Given::by_flag("--kernel", self.path("kernel"))),
+            ..Default::default()
+        }
+    }
+}
+
+fn given<T: FromStr<Err: std::fmt::Debug>>(flag: &'static str, texts: &[&str]) -> Vec<Given<T>> {
+    let each = |text: &&str| Given::by_flag(flag, text.parse().unwrap());
+    texts.iter().map(each).collect()
+}
+
+/// The error as `sluice: error:` shows it.
+fn line(settings: Settings) -> String {
+    let error = settings.validate().unwrap_err();
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    assert!(!text.contains('\n'), "{text}");
+    text
+}
+
+#[test]
+fn a_kernel_is_all_one_must_give() {
+    let machine = Folder::new().settings().validate();
+    // The folder is gone by now; the check was at the time.
+    let machine = machine.unwrap();
+    assert_eq!(machine.cpus, 1);
+    assert_eq!(machine.memory.size, 1 << 30);
+    assert_eq!(machine.cmdline, "console=ttyS0");
+    assert_eq!(machine.serial, Serial::Stdio);
+    assert!(!machine.no_reboot);
+    let none = line(Settings::default());
+    assert!(
+        none.starts_with("--kernel: no kernel given; write --kernel PATH"),
+        "{none}"
+    );
+}
+
+#[test]
+fn files_that_cannot_be_opened_are_named_with_the_flag_and_the_cause() {
+    let folder = Folder::new();
+    let mut s = folder.settings();
+    s.kernel = Some(Given::by_flag("--kernel", "/nowhere/vmlinuz".into()));
+    assert_eq!(
+        line(s),
+        "--kernel: cannot open /nowhere/vmlinuz for reading: No such file or directory (os error 2)"
+    );
+    let mut s = folder.settings();
+    s.initrd = Some(Given::by_flag("--initrd", folder.0.path().into()));
+    assert!(line(s).contains("is a folder; it must be a regular file"));
+    let mut s = folder.settings();
+    s.disk = given("--disk", &["path=/dev/null"]);
+    assert!(line(s).contains("/dev/null is a character device; it must be an image file"));
+    let mut s = folder.settings();
+    s.cdrom = given("--cdrom", &["path=/nowhere.iso"]);
+    assert!(line(s).starts_with("--cdrom: cannot open /nowhere.iso for reading: "));
+}
+
+#[test]
+fn numbers_are_in_range() {
+    let folder = Folder::new();
+    for cpus in [0, 256, u32::MAX] {
+        let mut s = folder.settings();
+        s.cpus = Some(Given::by_flag("--cpus", cpus));
+        assert_eq!(
+            line(s),
+            format!("--cpus: {cpus} vCPUs are not possible; write a number from 1 to 255")
+        );
+    }
+    for (memory, want) in [
+        (
+            "8M",
+            "--memory: 8M is too little; a machine needs at least 16M",
+        ),
+        ("20000K", "--memory: 20000K is no multiple of 1M"),
+        ("33M,hugepages=2M", "--memory: 33M is no multiple of 2M"),
+        ("1536M,hugepages=1G", "--memory: 1536M is no multiple of 1G"),
+    ] {
+        let mut s = folder.settings();
+        s.memory = given("--memory", &[memory]).pop();
+        assert_eq!(line(s), want);
+    }
+}
+
+#[test]
+fn one_image_is_written_by_one_drive_only() {
+    let folder = Folder::new();
+    symlink(folder.path("a.img"), folder.path("link")).unwrap();
+    let disk = |name: &str, readonly| {
+        let path = folder.path(name);
+        Given::by_flag("--disk", Disk { path, readonly })
+    };
+    for (first, second, fine) in [
+        (disk("a.img", false), disk("b.img", false), true),
+        (disk("a.img", false), disk("a.img", false), false),
+        (disk("a.img", false), disk("link", true), false),
+        (disk("link", true), disk("a.img", false), false),
+        (disk("a.img", true), disk("link", true), true),
+    ] {
+        let mut s = folder.settings();
+        s.disk = vec![first, second];
+        match fine {
+            true => drop(s.validate().unwrap()),
+            false => assert!(line(s).contains("is the same disk as the one at --disk")),
+        }
+    }
+    let mut s = folder.settings();
+    s.disk = vec![disk("a.img", true); MAX_DRIVES + 1];
+    assert!(line(s).contains("5 disks and CD-ROMs are given; the IDE controller has 4 drives"));
+}
+
+#[test]
+fn ports_are_chosen_around_those_asked_for() {
+    let folder = Folder::new();
+    let mut s = folder.settings();
+    s.assign = given(
+        "--assign",
+        &["02:10.0", "02:10.2,port=1", "02:10.4", "02:10.6,port=3"],
+    );
+    let machine = s.validate().unwrap();
+    let shown: Vec<_> = machine
+        .assigns
+        .iter()
+        .map(|a| format!("{}={}", a.port, a.device.bdf))
+        .collect();
+    assert_eq!(shown, ["1=02:10.2", "2=02:10.0", "3=02:10.6", "4=02:10.4"]);
+}
+
+#[test]
+fn two_devices_on_one_slot_are_both_named() {
+    let folder = Folder::new();
+    let mut s = folder.settings();
+    s.assign = given("--assign", &["02:10.0,port=2", "0000:03:00.0,port=2"]);
+    assert!(line(s).starts_with(
+        "--assign: 0000:03:00.0 and 0000:02:10.0 are both on port 2; give one another port="
+    ));
+    let mut s = folder.settings();
+    s.assign = given("--assign", &["02:10.0", "0000:02:10.0,port=2"]);
+    assert!(line(s).contains("0000:02:10.0 is given twice (also at --assign)"));
+    let many: Vec<String> = (0..33)
+        .map(|n| format!("02:{n:02x}.0", n = n % 32))
+        .collect();
+    let mut s = folder.settings();
+    s.assign = many[..32]
+        .iter()
+        .map(|t| Given::by_flag("--assign", t.parse().unwrap()))
+        .collect();
+    s.assign.extend(given("--assign", &["03:00.0"]));
+    assert!(line(s).contains("no port is left for 0000:03:00.0"));
+}
+
+#[test]
+fn cards_do_not_collide() {
+    let folder = Folder::new();
+    let with = |nets: &[&str]| {
+        let mut s = folder.settings();
+        s.net = given("--net", nets);
+        s
+    };
+    assert!(line(with(&["tap=tap0", "tap=tap0"])).contains("TAP tap0 is given twice"));
+    let mac = "user,mac=02:00:00:00:00:01";
+    assert!(line(with(&[mac, mac])).contains("MAC 02:00:00:00:00:01 is given twice"));
+    let forward = "user,forward=tcp:2222:22";
+    assert!(line(with(&[forward, forward])).contains("forward=tcp:2222:22: the host's port"));
+    assert!(line(with(&["tap=a-name-of-16-chs"])).contains("cannot be the name"));
+    let two = with(&[
+        "user,forward=tcp:2222:22,forward=udp:2222:22",
+        "user",
+        "tap=tap0",
+    ]);
+    let nets = two.clone().validate().unwrap().nets;
+    assert_ne!(nets[0].mac, nets[1].mac);
+    assert_eq!(
+        nets,
+        two.validate().unwrap().nets,
+        "derived MACs are stable"
+    );
+}
+
+#[test]
+fn flags_win_over_the_file() {
+    let mut file = Settings {
+        cpus: Some(Given::by_flag("--cpus", 2)),
+        cmdline: Some(Given::by_flag("--cmdline", "quiet".into())),
+        ..Default::default()
+    };
+    file.assign = given("--assign", &["02:10.0", "02:10.2"]);
+    let mut flags = Settings {
+        cpus: Some(Given::by_flag("--cpus", 4)),
+        ..Default::default()
+    };
+    flags.assign = given("--assign", &["03:00.0"]);
+    let both = flags.over(file);
+    assert_eq!(both.cpus.unwrap().value, 4);
+    assert_eq!(both.cmdline.unwrap().value, "quiet");
+    assert_eq!(both.assign.len(), 1);
+}
