@@ -1,6 +1,7 @@
 //! Sluice, a virtual machine monitor for device passthrough.
 
 pub mod config;
+pub mod host;
 pub mod interrupt;
 pub mod machine;
 pub mod memory;

@@ -1,0 +1,101 @@
+//! What the operator's machine offers: its PCI functions, their drivers and IOMMU groups,
+//! and whether one of them can be given to a guest.
+//!
+//! Everything is read from sysfs and `/dev/vfio` under a root that a test can replace.
+
+mod function;
+mod group;
+mod ready;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use pci::HostBdf;
+
+pub use function::{PciFunction, Resource};
+pub use group::{Group, Member};
+pub use ready::{AssignError, Assignable};
+
+/// The host's file tree.
+#[derive(Clone, Debug)]
+pub struct Host {
+    root: PathBuf,
+}
+
+impl Host {
+    /// The machine that Sluice runs on.
+    pub fn this_machine() -> Self {
+        Self::at("/")
+    }
+
+    /// A tree with `sys/` and `dev/` in it.
+    pub fn at(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    /// The PCI function at `address`, `None` if there is no such function.
+    pub fn function(&self, address: HostBdf) -> io::Result<Option<PciFunction>> {
+        PciFunction::read(&self.devices().join(address.to_string()), address)
+    }
+
+    /// Every PCI function, in order of address.
+    pub fn functions(&self) -> io::Result<Vec<PciFunction>> {
+        let mut found = Vec::new();
+        for name in names_in(&self.devices())? {
+            if let Ok(address) = name.parse() {
+                // A function may go away between the listing and the reading.
+                found.extend(self.function(address)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The IOMMU group with this number.
+    pub fn group(&self, number: u32) -> io::Result<Group> {
+        Group::read(self, number)
+    }
+
+    /// The IOMMU is on: there is at least one group.
+    pub fn has_iommu(&self) -> bool {
+        names_in(&self.groups()).is_ok_and(|groups| !groups.is_empty())
+    }
+
+    /// Where sysfs keeps the function, as `vfio-ioctls` wants it.
+    pub fn sysfs_path(&self, address: HostBdf) -> PathBuf {
+        self.devices().join(address.to_string())
+    }
+
+    fn devices(&self) -> PathBuf {
+        self.root.join("sys/bus/pci/devices")
+    }
+
+    fn groups(&self) -> PathBuf {
+        self.root.join("sys/kernel/iommu_groups")
+    }
+
+    fn vfio(&self, name: &str) -> PathBuf {
+        self.root.join("dev/vfio").join(name)
+    }
+}
+
+/// The names in a directory, sorted; none if there is no such directory.
+fn names_in(dir: &Path) -> io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = entries
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<io::Result<Vec<_>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+/// The last component of what a symbolic link points to: how sysfs names a driver or group.
+fn link_name(link: &Path) -> Option<String> {
+    let target = std::fs::read_link(link).ok()?;
+    Some(target.file_name()?.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests;
