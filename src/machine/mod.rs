@@ -4,4 +4,6 @@ pub mod bus;
 pub mod event_loop;
 pub mod installer;
 pub mod requests;
+pub mod stats;
+pub mod terminal;
 pub mod timers;
