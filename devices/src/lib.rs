@@ -9,5 +9,6 @@
 pub mod bus;
 pub mod dma;
 pub mod irq;
+pub mod platform;
 pub mod quiet;
 pub mod time;

@@ -1,0 +1,19 @@
+//! The platform devices of a Q35/ICH9 machine whose local APICs live in KVM and whose other
+//! interrupt controllers and timers are ours.
+//!
+//! | device | where | manual |
+//! | --- | --- | --- |
+//! | [`ioapic`] | 0xFEC0_0000 | Intel 82093AA; ICH9 §13.5 |
+//! | [`pic`] | ports 0x20, 0xA0, 0x4D0 | Intel 8259A; ICH9 §13.4 |
+//!
+//! Devices on ISA ports speak bytes ([`ports::BytePorts`]) and say which ports they take
+//! ([`ports::PortRange`]). Interrupt inputs are joined by [`wire::SharedLine`].
+
+pub mod ioapic;
+pub mod pic;
+pub mod ports;
+pub mod power;
+pub mod wire;
+
+#[cfg(test)]
+mod fakes;
