@@ -8,6 +8,7 @@ mod access;
 mod bdf;
 mod bridge;
 mod capability;
+mod enumerate;
 mod function;
 mod message;
 mod msix_table;
@@ -22,6 +23,7 @@ pub use capability::{
     Acs, Aer, Ari, Capability, CapabilityError, Express, ExpressKind, ExtendedCapability, InBar,
     Link, Msi, Msix, PowerManagement, PowerState, Slot,
 };
+pub use enumerate::{ConfigCycles, Hierarchy, NoRoom, Windows};
 pub use function::{BarIndex, Changes, Function, Space, Window};
 pub use message::MsiMessage;
 pub use msix_table::{MsixTable, VectorChange};
