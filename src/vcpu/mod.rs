@@ -13,5 +13,5 @@ pub use coalesced::CoalescedRing;
 pub use gate::Gate;
 pub use kick::{Kicker, install_handler};
 pub use power_on::PowerOn;
-pub use run::{Interrupts, IntrLine, Shared, Spaces, Vcpu, Verdict, Verdicts};
+pub use run::{Interrupts, Shared, Spaces, Vcpu, Verdict, Verdicts};
 pub use stats::{ExitCounts, ExitKind};

@@ -1,6 +1,5 @@
 //! The loop of a vCPU's thread: enter the guest, answer what it exits for.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, kvm_interrupt, kvm_run};
@@ -251,34 +250,4 @@ fn system_event(event: u32) -> Verdict {
 
 fn run_failed(error: Errno) -> String {
     format!("KVM_RUN failed: {error}")
-}
-
-/// The 8259 pair's INTR line to the boot processor.
-pub struct IntrLine {
-    asserted: AtomicBool,
-    boot_processor: Kicker,
-}
-
-impl IntrLine {
-    /// A line to the vCPU that `boot_processor` kicks.
-    pub fn new(boot_processor: Kicker) -> Self {
-        Self {
-            asserted: AtomicBool::new(false),
-            boot_processor,
-        }
-    }
-
-    /// The line's level.
-    pub fn is_asserted(&self) -> bool {
-        self.asserted.load(Ordering::SeqCst)
-    }
-
-    /// Drives the line; a rise brings the vCPU out of the guest to take it.
-    pub fn set(&self, asserted: bool) {
-        if asserted && !self.asserted.swap(asserted, Ordering::SeqCst) {
-            self.boot_processor.kick();
-        } else if !asserted {
-            self.asserted.store(false, Ordering::SeqCst);
-        }
-    }
 }
