@@ -5,6 +5,7 @@
 //! | --- | --- | --- |
 //! | [`ioapic`] | 0xFEC0_0000 | Intel 82093AA; ICH9 §13.5 |
 //! | [`pic`] | ports 0x20, 0xA0, 0x4D0 | Intel 8259A; ICH9 §13.4 |
+//! | [`serial`] | port 0x3F8 | National PC16550D |
 //!
 //! Devices on ISA ports speak bytes ([`ports::BytePorts`]) and say which ports they take
 //! ([`ports::PortRange`]). Interrupt inputs are joined by [`wire::SharedLine`].
@@ -13,6 +14,7 @@ pub mod ioapic;
 pub mod pic;
 pub mod ports;
 pub mod power;
+pub mod serial;
 pub mod wire;
 
 #[cfg(test)]
