@@ -250,3 +250,188 @@ impl MsixTable {
         self.function_masked = false;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{BarIndex, Capability, ClassCode, ConfigSpace, ConfigWrite, Ids, InBar, Register};
+
+    /// A space with MSI-X on or off, masked or not.
+    fn capability(enabled: bool, masked: bool) -> Msix {
+        let mut space = ConfigSpace::endpoint(Ids {
+            vendor: 1,
+            device: 1,
+            revision: 0,
+            class: ClassCode {
+                base: 2,
+                sub: 0,
+                interface: 0,
+            },
+            subsystem_vendor: 0,
+            subsystem: 0,
+        });
+        let place = InBar {
+            bar: BarIndex(0),
+            offset: 0,
+        };
+        let at = space.add_capability(Capability::Msix(Msix::new(4, place, place)));
+        let value = u32::from(enabled) << 31 | u32::from(masked) << 30;
+        let register = Register::containing(at.unwrap().into());
+        space.write(ConfigWrite::new(register, value, 0b1100));
+        *space.msix().unwrap()
+    }
+
+    fn message(data: u32) -> MsiMessage {
+        MsiMessage {
+            address: 0x1_fee0_0000,
+            data,
+        }
+    }
+
+    fn write(table: &mut MsixTable, offset: u64, value: u32) -> Vec<VectorChange> {
+        table.write_table(offset, &value.to_le_bytes())
+    }
+
+    /// A table of four with vector 1 programmed and unmasked.
+    fn one_ready() -> MsixTable {
+        let mut table = MsixTable::new(4);
+        table.write_table(16, &0x1_fee0_0003_u64.to_le_bytes());
+        write(&mut table, 24, 0x4041);
+        assert_eq!(write(&mut table, 28, 0xffff_fffe), [], "MSI-X is off");
+        table
+    }
+
+    #[test]
+    fn a_vector_lives_when_nothing_masks_it() {
+        let mut table = one_ready();
+        assert_eq!(table.signal(1), None);
+        assert!(!table.is_pending(1), "off: lost");
+        let live = |pending| VectorChange::Live {
+            vector: 1,
+            message: message(0x4041),
+            pending,
+        };
+        let masked = VectorChange::Masked { vector: 1 };
+        assert_eq!(table.follow(&capability(true, false)), [live(false)]);
+        assert_eq!(table.follow(&capability(true, false)), []);
+        assert_eq!(table.signal(1), Some(message(0x4041)));
+        assert_eq!(write(&mut table, 28, 1), [masked]);
+        assert_eq!(table.signal(1), None);
+        let mut pending = [0; 8];
+        table.read_pending(0, &mut pending);
+        assert_eq!(pending, [2, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(write(&mut table, 28, 0), [live(true)]);
+        assert!(!table.is_pending(1));
+        assert_eq!(table.follow(&capability(true, true)), [masked]);
+        assert_eq!(table.signal(1), None);
+        assert_eq!(table.follow(&capability(true, false)), [live(true)]);
+        assert_eq!(table.follow(&capability(false, false)), [masked]);
+    }
+
+    #[test]
+    fn a_live_vector_can_be_rerouted() {
+        let mut table = one_ready();
+        table.follow(&capability(true, false));
+        assert_eq!(write(&mut table, 24, 0x4041), []);
+        let rerouted = VectorChange::Rerouted {
+            vector: 1,
+            message: message(0x42),
+        };
+        assert_eq!(write(&mut table, 24, 0x42), [rerouted]);
+        assert_eq!(write(&mut table, 8, 0x42), [], "vector 0 is masked");
+    }
+
+    #[test]
+    fn reset_masks_and_forgets() {
+        let mut table = one_ready();
+        table.follow(&capability(true, true));
+        table.signal(1);
+        table.reset();
+        let mut entry = [0xff; 16];
+        table.read_table(16, &mut entry);
+        assert_eq!(entry[..12], [0; 12]);
+        assert_eq!(entry[12..], [1, 0, 0, 0]);
+        assert!(!table.is_pending(1));
+        assert_eq!(table.follow(&capability(true, false)), []);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Table(u64, Vec<u8>),
+        Signal(u16),
+        Follow(bool, bool),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let offset = prop_oneof![8 => 0u64..0xc0, 1 => any::<u64>()];
+        prop_oneof![
+            6 => (offset, prop::collection::vec(0u8..4, 1..20)).prop_map(|(o, d)| Step::Table(o, d)),
+            3 => (0u16..12).prop_map(Step::Signal),
+            1 => any::<(bool, bool)>().prop_map(|(e, m)| Step::Follow(e, m)),
+        ]
+    }
+
+    proptest! {
+        /// Whoever follows the changes knows which vectors are live and with what, and an
+        /// interrupt is sent, pending or lost by the rules.
+        #[test]
+        fn changes_tell_it_all(steps in prop::collection::vec(step(), 1..60)) {
+            const VECTORS: u16 = 10;
+            let mut table = MsixTable::new(VECTORS);
+            let mut bytes: Vec<u8> = [0u8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0].repeat(10);
+            let mut live = vec![None; usize::from(VECTORS)];
+            let mut enabled = false;
+            for step in steps {
+                let changes = match step {
+                    Step::Table(offset, data) => {
+                        for (i, byte) in data.iter().enumerate() {
+                            let at = offset.wrapping_add(i as u64);
+                            let kept = match at % 16 { 0 => 0xfc, 12 => 1, 13.. => 0, _ => 0xff };
+                            if let Some(b) = bytes.get_mut(at as usize) {
+                                *b = byte & kept;
+                            }
+                        }
+                        table.write_table(offset, &data)
+                    }
+                    Step::Signal(vector) => {
+                        let expected = live.get(usize::from(vector)).copied().flatten();
+                        let was_pending = table.is_pending(vector);
+                        prop_assert_eq!(table.signal(vector), expected);
+                        let noted = enabled && expected.is_none() && vector < VECTORS;
+                        prop_assert_eq!(table.is_pending(vector), was_pending || noted);
+                        Vec::new()
+                    }
+                    Step::Follow(on, masked) => {
+                        enabled = on;
+                        table.follow(&capability(on, masked))
+                    }
+                };
+                for change in changes {
+                    match change {
+                        VectorChange::Live { vector, message, .. } => {
+                            let old = live[usize::from(vector)].replace(message);
+                            prop_assert_eq!(old, None);
+                        }
+                        VectorChange::Masked { vector } => {
+                            prop_assert!(live[usize::from(vector)].take().is_some());
+                        }
+                        VectorChange::Rerouted { vector, message } => {
+                            let old = live[usize::from(vector)].replace(message);
+                            prop_assert!(old.is_some() && old != Some(message));
+                        }
+                    }
+                }
+                for vector in 0..VECTORS {
+                    prop_assert_eq!(table.message(vector), live[usize::from(vector)]);
+                    let waits = live[usize::from(vector)].is_some() && table.is_pending(vector);
+                    prop_assert!(!waits, "live and pending");
+                }
+                let mut seen = vec![0; bytes.len()];
+                table.read_table(0, &mut seen);
+                prop_assert_eq!(&seen, &bytes);
+            }
+        }
+    }
+}

@@ -76,3 +76,50 @@ pub fn write_bytes(offset: u16, data: &[u8], mut write: impl FnMut(ConfigWrite))
         write(piece.write(Register::containing(piece.base as u16), data));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_word_across_dwords_is_two_writes() {
+        let mut writes = Vec::new();
+        write_bytes(0x13, &[0xaa, 0xbb], |w| writes.push(w));
+        let write = |at, value, enables| ConfigWrite::new(Register::containing(at), value, enables);
+        assert_eq!(
+            writes,
+            [write(0x10, 0xaa00_0000, 0b1000), write(0x14, 0xbb, 0b0001)]
+        );
+    }
+
+    #[test]
+    fn nothing_is_no_access() {
+        read_bytes(0xfff, &mut [], |_| panic!("read"));
+        write_bytes(0xfff, &[], |_| panic!("write"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_byte_goes_where_it_should(offset in 0u16..0x1000, data in prop::collection::vec(any::<u8>(), 0..20)) {
+            let mut memory = vec![0u8; 0x1000];
+            let mut expected = memory.clone();
+            for (i, byte) in data.iter().enumerate() {
+                expected[(usize::from(offset) + i) % 0x1000] = *byte;
+            }
+            write_bytes(offset, &data, |w| {
+                let at = usize::from(w.register().offset());
+                let old = u32::from_le_bytes(memory[at..at + 4].try_into().unwrap());
+                memory[at..at + 4].copy_from_slice(&w.merge(old).to_le_bytes());
+            });
+            prop_assert!(memory == expected);
+            let mut seen = vec![0; data.len()];
+            read_bytes(offset, &mut seen, |r| {
+                let at = usize::from(r.offset());
+                u32::from_le_bytes(memory[at..at + 4].try_into().unwrap())
+            });
+            prop_assert_eq!(seen, data);
+        }
+    }
+}

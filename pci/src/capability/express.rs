@@ -14,9 +14,7 @@ use crate::{ConfigWrite, Register};
 pub(crate) mod offset {
     pub const DEVICE_CONTROL: u16 = 0x08;
     pub const LINK_CONTROL: u16 = 0x10;
-    pub const LINK_STATUS: u16 = 0x12;
     pub const SLOT_CONTROL: u16 = 0x18;
-    pub const SLOT_STATUS: u16 = 0x1a;
     pub const DEVICE_CONTROL_2: u16 = 0x28;
     pub const LINK_CONTROL_2: u16 = 0x30;
 }
@@ -168,7 +166,7 @@ impl Express {
     }
 
     /// What Link Status says with the slot as it is.
-    pub(crate) fn link_status(self) -> LinkStatus {
+    fn link_status(self) -> LinkStatus {
         let mut status = LinkStatus(0);
         let up = self.slot.is_none_or(|slot| slot.occupied);
         if up && self.has_link() {
@@ -181,7 +179,7 @@ impl Express {
     }
 
     /// What Slot Status says with the slot as it is.
-    pub(crate) fn slot_status(self) -> SlotStatus {
+    fn slot_status(self) -> SlotStatus {
         let mut status = SlotStatus(0);
         status.set_presence(self.slot.is_some_and(|slot| slot.occupied));
         status

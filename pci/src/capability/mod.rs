@@ -7,6 +7,7 @@ mod msi;
 mod msix;
 mod power;
 
+pub(crate) use express::offset as express_offset;
 pub use express::{Express, ExpressKind, Link, Slot};
 pub use extended::{Acs, Aer, Ari, ExtendedCapability};
 pub use msi::Msi;

@@ -59,10 +59,6 @@ impl Image {
         self.writable[i] = self.writable[i] & !mask | writable & mask;
     }
 
-    pub fn writable(&self, register: Register) -> u32 {
-        self.writable[index(register)]
-    }
-
     pub fn get(&self, register: Register) -> u32 {
         self.values[index(register)]
     }

@@ -1,5 +1,11 @@
 //! What routing needs to know of a PCI-to-PCI bridge (PCI-to-PCI Bridge 1.2 §3.2.5).
 
+mod root_port;
+mod type1;
+
+pub use root_port::{RootPort, RootPortConfig, RootPortState};
+pub use type1::PciBridge;
+
 /// An inclusive range of addresses that a bridge passes downstream.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Forwarded {
@@ -22,4 +28,21 @@ pub trait Bridge {
     /// The ranges the bridge forwards downstream now (I/O, memory, prefetchable memory),
     /// none whose enable is off or whose limit lies below its base.
     fn forwarded(&self) -> Vec<Forwarded>;
+
+    /// What is behind is a link with one device at its end: no other device number answers
+    /// (PCIe 6.0 §7.3.1).
+    fn is_link(&self) -> bool {
+        false
+    }
+
+    /// ARI Forwarding Enable of a link's port: device numbers are part of the function
+    /// number, so all of them answer (§6.13).
+    fn forwards_ari(&self) -> bool {
+        false
+    }
+
+    /// The bus behind is held in reset, and nothing on it answers (Secondary Bus Reset).
+    fn holds_reset(&self) -> bool {
+        false
+    }
 }
