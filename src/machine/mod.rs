@@ -3,6 +3,7 @@
 pub mod bus;
 pub mod event_loop;
 pub mod installer;
+pub mod pci_root;
 pub mod requests;
 pub mod stats;
 pub mod terminal;
