@@ -103,3 +103,21 @@ pub trait PciDevice: pci::Function {
         let _ = bdf;
     }
 }
+
+/// Chipset functions whose config space is all there is to them.
+macro_rules! without_registers {
+    ($function:ty, $name:literal) => {
+        impl PciDevice for $function {
+            fn name(&self) -> &str {
+                $name
+            }
+
+            fn region(&self, _: BarIndex) -> Option<Arc<dyn Region>> {
+                None
+            }
+        }
+    };
+}
+
+without_registers!(pci::HostBridge, "host-bridge");
+without_registers!(pci::RootPort, "root-port");

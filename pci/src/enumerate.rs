@@ -404,3 +404,6 @@ fn size_bars<C: ConfigCycles>(cycles: &C, bdf: Bdf, count: u16) -> Vec<BarFound>
     bars.retain(|bar| bar.size.is_power_of_two());
     bars
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ pub mod bus;
 pub mod console;
 pub mod event_loop;
 pub mod installer;
+pub mod pci_root;
 pub mod requests;
 pub mod stats;
 pub mod terminal;

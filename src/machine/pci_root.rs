@@ -1,0 +1,345 @@
+//! The PCI hierarchy in the guest's address spaces: the two config mechanisms, and the
+//! BARs wherever the guest puts them.
+//!
+//! Every config write says what it changed; [`PciRoot::settle`] is the one place that
+//! applies it, by comparing what is decoded now with what is installed.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use devices::bus::{FastPath, PciDevice, Region};
+use pci::{
+    Bdf, Changes, ConfigCycles, ConfigWrite, Decoded, Ecam, FunctionId, Hierarchy, HostBridge,
+    NoRoom, Register, Space, Topology, Windows, Written,
+};
+
+use super::installer::{Installed, Installer, Placement};
+use crate::memory::layout::Range;
+
+/// The ports of the config mechanism, and of the reset control register among them.
+pub const CONFIG_PORTS: u64 = 0xcf8;
+const CONFIG_PORTS_SIZE: u64 = 8;
+
+/// Changes after which what is decoded may differ.
+const MOVES: Changes = Changes::DECODE
+    .union(Changes::BUS_NUMBERS)
+    .union(Changes::POWER)
+    .union(Changes::ECAM);
+
+/// Someone else who acts on changes: the chipset, with its windows and its routing.
+pub trait Follower: Send + Sync {
+    /// Something of this kind changed.
+    fn follow(&self, changes: Changes);
+}
+
+/// Memory that BARs may be placed in.
+#[derive(Clone, Copy, Debug)]
+pub struct BarSpace {
+    /// Below 4 GiB.
+    pub pci32: Range,
+    /// Above RAM.
+    pub pci64: Range,
+}
+
+impl BarSpace {
+    fn allows(&self, decoded: &Decoded) -> bool {
+        let window = &decoded.window;
+        let Some(last) = window.base.checked_add(window.size - 1) else {
+            return false;
+        };
+        match window.space {
+            Space::Io => last <= 0xffff,
+            Space::Memory => [self.pci32, self.pci64]
+                .iter()
+                .any(|range| range.contains(window.base) && range.contains(last)),
+        }
+    }
+}
+
+/// What is installed.
+#[derive(Default)]
+struct Live {
+    bars: BTreeMap<(FunctionId, pci::Window), Installed>,
+    ecam: Option<(Ecam, Installed)>,
+}
+
+/// The hierarchy.
+pub struct PciRoot {
+    topology: Topology<dyn PciDevice>,
+    host_bridge: Arc<HostBridge>,
+    installer: Installer,
+    space: OnceLock<BarSpace>,
+    follower: OnceLock<Weak<dyn Follower>>,
+    live: Mutex<Live>,
+}
+
+impl PciRoot {
+    /// A hierarchy of which nothing is installed yet.
+    pub fn new(
+        topology: Topology<dyn PciDevice>,
+        host_bridge: Arc<HostBridge>,
+        installer: Installer,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            topology,
+            host_bridge,
+            installer,
+            space: OnceLock::new(),
+            follower: OnceLock::new(),
+            live: Mutex::default(),
+        })
+    }
+
+    /// Says where BARs may lie and who else follows changes, and opens the config ports.
+    /// `reset_control` answers at CF9h, in the middle of the config ports.
+    pub fn open(
+        self: &Arc<Self>,
+        space: BarSpace,
+        follower: Weak<dyn Follower>,
+        reset_control: Arc<dyn Region>,
+    ) -> Result<Installed, super::bus::Overlap> {
+        let _ = self.space.set(space);
+        let _ = self.follower.set(follower);
+        let ports = ConfigPorts {
+            root: Arc::downgrade(self),
+            reset_control,
+        };
+        self.installer.install(Placement {
+            space: Space::Io,
+            base: CONFIG_PORTS,
+            size: CONFIG_PORTS_SIZE,
+            name: "pci/config",
+            region: Arc::new(ports),
+            fast_paths: Vec::new(),
+        })
+    }
+
+    /// The functions.
+    pub fn topology(&self) -> &Topology<dyn PciDevice> {
+        &self.topology
+    }
+
+    /// Bytes that the window above RAM must hold, and the largest alignment in it.
+    pub fn demand64(self: &Arc<Self>) -> (u64, u64) {
+        Hierarchy::survey(&FirmwareCycles(self)).demand64()
+    }
+
+    /// Power-on state of every function, then every BAR in its place, as firmware does it.
+    pub fn start(self: &Arc<Self>, windows: &Windows) -> Result<(), NoRoom> {
+        self.topology.reset();
+        let placed = Hierarchy::survey(&FirmwareCycles(self)).place(windows);
+        self.settle(Changes::all());
+        placed
+    }
+
+    /// Takes every BAR out of the guest's address spaces.
+    pub fn close(&self) {
+        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Live::default();
+    }
+
+    fn written(self: &Arc<Self>, written: Option<Written>) {
+        if let Some(Written { changes, .. }) = written
+            && !changes.is_empty()
+        {
+            self.settle(changes);
+        }
+    }
+
+    /// Applies changes.
+    pub fn settle(self: &Arc<Self>, changes: Changes) {
+        if changes.contains(Changes::BUS_NUMBERS) {
+            for at in self.topology.functions() {
+                at.function.set_bdf(at.bdf.unwrap_or_default());
+            }
+        }
+        if changes.intersects(MOVES) {
+            let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            self.settle_ecam(&mut live);
+            self.settle_bars(&mut live);
+        }
+        if let Some(follower) = self.follower.get().and_then(Weak::upgrade) {
+            follower.follow(changes);
+        }
+    }
+
+    fn settle_ecam(self: &Arc<Self>, live: &mut Live) {
+        let wanted = self.host_bridge.ecam();
+        if live.ecam.as_ref().map(|(ecam, _)| *ecam) == wanted {
+            return;
+        }
+        live.ecam = None;
+        let Some(ecam) = wanted else { return };
+        let installed = self.installer.install(Placement {
+            space: Space::Memory,
+            base: ecam.base,
+            size: ecam.size,
+            name: "pci/ecam",
+            region: Arc::new(EcamWindow(Arc::downgrade(self))),
+            fast_paths: Vec::new(),
+        });
+        match installed {
+            Ok(installed) => live.ecam = Some((ecam, installed)),
+            Err(error) => tracing::warn!(%error, "the guest moved ECAM where it cannot be"),
+        }
+    }
+
+    fn settle_bars(&self, live: &mut Live) {
+        let allowed =
+            |decoded: &Decoded| self.space.get().is_some_and(|space| space.allows(decoded));
+        let mut wanted: BTreeMap<_, _> = self
+            .topology
+            .decoded()
+            .into_iter()
+            .filter(allowed)
+            .map(|decoded| ((decoded.function, decoded.window), decoded))
+            .collect();
+        // Out first: what moves may move onto what leaves.
+        live.bars.retain(|key, _| wanted.remove(key).is_some());
+        for (key, decoded) in wanted {
+            match self.install(&decoded) {
+                Ok(Some(installed)) => {
+                    live.bars.insert(key, installed);
+                }
+                Ok(None) => {}
+                // The guest's doing, often passing (it sizes or moves BARs): the first stays.
+                Err(error) => tracing::debug!(%error, "the guest put a BAR over another"),
+            }
+        }
+    }
+
+    fn install(&self, decoded: &Decoded) -> Result<Option<Installed>, super::bus::Overlap> {
+        let Some(device) = self.topology.function(decoded.function) else {
+            return Ok(None);
+        };
+        let window = decoded.window;
+        let Some(region) = device.region(window.bar) else {
+            return Ok(None);
+        };
+        let name = format!("{}/bar{}", device.name(), window.bar.0);
+        let (region, fast_paths) = if decoded.offset == 0 {
+            (
+                region,
+                fast_paths_within(device.fast_paths(window.bar), window.size),
+            )
+        } else {
+            let part = Part {
+                region,
+                offset: decoded.offset,
+            };
+            (Arc::new(part) as Arc<dyn Region>, Vec::new())
+        };
+        let placement = Placement {
+            space: window.space,
+            base: window.base,
+            size: window.size,
+            name: &name,
+            region,
+            fast_paths,
+        };
+        self.installer.install(placement).map(Some)
+    }
+}
+
+/// Fast paths that lie wholly in the first `size` bytes of a BAR.
+fn fast_paths_within(mut paths: Vec<FastPath>, size: u64) -> Vec<FastPath> {
+    paths.retain(|path| {
+        let (offset, len) = match path {
+            FastPath::Doorbell { offset, len, .. } => (*offset, u64::from((*len).max(1))),
+            FastPath::Coalesced { offset, len } => (*offset, *len),
+            FastPath::Mapped { offset, memory } => (*offset, memory.len() as u64),
+        };
+        offset.checked_add(len).is_some_and(|end| end <= size)
+    });
+    paths
+}
+
+/// A BAR whose bridge forwards only what lies behind `offset`.
+struct Part {
+    region: Arc<dyn Region>,
+    offset: u64,
+}
+
+impl Region for Part {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        self.region.read(self.offset + offset, data);
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        self.region.write(self.offset + offset, data);
+    }
+}
+
+/// Ports CF8h to CFFh.
+struct ConfigPorts {
+    root: Weak<PciRoot>,
+    reset_control: Arc<dyn Region>,
+}
+
+/// The reset control register's offset from CF8h.
+const RESET_CONTROL: u64 = 1;
+
+impl Region for ConfigPorts {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        let Some(root) = self.root.upgrade() else {
+            return data.fill(0xff);
+        };
+        if root
+            .topology
+            .port_read((CONFIG_PORTS + offset) as u16, data)
+            .is_ok()
+        {
+            return;
+        }
+        data.fill(0xff);
+        if offset == RESET_CONTROL {
+            self.reset_control.read(0, &mut data[..1]);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let Some(root) = self.root.upgrade() else {
+            return;
+        };
+        match root
+            .topology
+            .port_write((CONFIG_PORTS + offset) as u16, data)
+        {
+            Ok(written) => root.written(written),
+            Err(_) if offset == RESET_CONTROL => self.reset_control.write(0, &data[..1]),
+            Err(_) => {}
+        }
+    }
+}
+
+/// ECAM (PCIe 6.0 §7.2.2).
+struct EcamWindow(Weak<PciRoot>);
+
+impl Region for EcamWindow {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        match self.0.upgrade() {
+            Some(root) => root.topology.ecam_read(offset, data),
+            None => data.fill(0xff),
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        let Some(root) = self.0.upgrade() else { return };
+        for written in root.topology.ecam_write(offset, data) {
+            root.written(Some(written));
+        }
+    }
+}
+
+/// Config cycles of ours, before the guest starts.
+struct FirmwareCycles<'a>(&'a Arc<PciRoot>);
+
+impl ConfigCycles for FirmwareCycles<'_> {
+    fn read(&self, function: Bdf, register: Register) -> u32 {
+        self.0.topology.config_read(function, register)
+    }
+
+    fn write(&self, function: Bdf, write: ConfigWrite) {
+        // Nothing is settled until all is placed.
+        let _ = self.0.topology.config_write(function, write);
+    }
+}
