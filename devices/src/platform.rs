@@ -6,14 +6,20 @@
 //! | [`ioapic`] | 0xFEC0_0000 | Intel 82093AA; ICH9 §13.5 |
 //! | [`pic`] | ports 0x20, 0xA0, 0x4D0 | Intel 8259A; ICH9 §13.4 |
 //! | [`serial`] | port 0x3F8 | National PC16550D |
+//! | [`rtc`] | ports 0x70–0x77 | Motorola MC146818A; ICH9 §13.6 |
+//! | [`i8042`] | ports 0x60, 0x64 | PC/AT Technical Reference |
+//! | [`reset_control`] | port 0xCF9 | ICH9 §13.7.5 |
 //!
 //! Devices on ISA ports speak bytes ([`ports::BytePorts`]) and say which ports they take
 //! ([`ports::PortRange`]). Interrupt inputs are joined by [`wire::SharedLine`].
 
+pub mod i8042;
 pub mod ioapic;
 pub mod pic;
 pub mod ports;
 pub mod power;
+pub mod reset_control;
+pub mod rtc;
 pub mod serial;
 pub mod wire;
 
