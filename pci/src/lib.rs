@@ -17,7 +17,8 @@
 //! vector sends, if it may, and keep what is pending while it may not.
 //!
 //! Functions that are part of every machine are here too: [`HostBridge`], which says where
-//! ECAM is, and [`RootPort`].
+//! ECAM is, and [`RootPort`]. [`Hierarchy`] numbers buses and places BARs as firmware does,
+//! for guests that are started without any.
 //!
 //! ```
 //! use std::sync::{Arc, Mutex};

@@ -106,7 +106,7 @@ pub struct ConfigSpace {
 struct View {
     windows: [Option<Window>; 7],
     bus_master: bool,
-    interrupt_disable: bool,
+    intx_allowed: bool,
     msi: Option<Msi>,
     msix: Option<Msix>,
     power: PowerState,
@@ -382,7 +382,7 @@ impl ConfigSpace {
         View {
             windows: self.window_slots(),
             bus_master: self.is_bus_master(),
-            interrupt_disable: self.command().interrupt_disable(),
+            intx_allowed: self.intx_allowed(),
             msi: self.msi().copied(),
             msix: self.msix().copied(),
             power: self.power_state(),
@@ -435,11 +435,16 @@ impl ConfigSpace {
         self.image.put_u16(offset::STATUS, status.0);
     }
 
-    /// What the INTx wire should be: an interrupt is pending, INTx is not disabled, and
-    /// neither MSI nor MSI-X has taken its place (§7.7.1.2, §7.7.2.2).
+    /// What the INTx wire should be: an interrupt is pending, the function is in D0, INTx
+    /// is not disabled, and neither MSI nor MSI-X has taken its place (§5.3.1.4.1,
+    /// §7.7.1.2, §7.7.2.2).
     pub fn intx(&self) -> bool {
-        self.status().interrupt()
-            && !self.command().interrupt_disable()
+        self.status().interrupt() && self.intx_allowed()
+    }
+
+    fn intx_allowed(&self) -> bool {
+        !self.command().interrupt_disable()
+            && self.power_state() == PowerState::D0
             && !self.msi().is_some_and(Msi::enabled)
             && !self.msix().is_some_and(Msix::enabled)
     }
@@ -544,7 +549,7 @@ impl View {
         changes.set(Changes::DECODE, self.windows != after.windows);
         changes.set(Changes::BUS_MASTER, self.bus_master != after.bus_master);
         changes.set(Changes::POWER, self.power != after.power);
-        let interrupts = self.interrupt_disable != after.interrupt_disable
+        let interrupts = self.intx_allowed != after.intx_allowed
             || self.msi != after.msi
             || self.msix != after.msix;
         changes.set(Changes::INTERRUPTS, interrupts);

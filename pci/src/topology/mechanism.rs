@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::{Topology, Written};
 use crate::split::pieces;
-use crate::{Bdf, Changes, Function, Register};
+use crate::{Bdf, Changes, ConfigCycles, ConfigWrite, Function, Register};
 
 /// CONFIG_ADDRESS.
 const ADDRESS: u16 = 0xcf8;
@@ -98,6 +98,18 @@ impl<F: Function + ?Sized> Topology<F> {
             })
             .filter(|written| written.changes != Changes::empty())
             .collect()
+    }
+}
+
+/// Cycles of the machine's own, as firmware would send them. Who sends them follows what
+/// they changed when all is placed.
+impl<F: Function + ?Sized> ConfigCycles for Topology<F> {
+    fn read(&self, function: Bdf, register: Register) -> u32 {
+        self.config_read(function, register)
+    }
+
+    fn write(&self, function: Bdf, write: ConfigWrite) {
+        self.config_write(function, write);
     }
 }
 

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    BarIndex, BarKind, Capability, ClassCode, ConfigSpace, Express, HostBridge, Ids,
-    PowerManagement, RootPort, RootPortConfig, Space, Window,
+    BarIndex, BarKind, Capability, ClassCode, ConfigSpace, Express, Hierarchy, HostBridge, Ids,
+    PowerManagement, RootPort, RootPortConfig, Space, Window, Windows,
 };
 
 /// An endpoint with a memory and an I/O BAR, known by its device ID.
@@ -283,6 +283,28 @@ fn windows_are_cut_by_the_bridges_above() {
             0x10_0000
         )]
     );
+}
+
+#[test]
+fn what_firmware_places_is_decoded() {
+    let machine = Machine::new();
+    let windows = Windows {
+        io: 0x1000..=0xffff,
+        memory32: 0xc000_0000..=0xfebf_ffff,
+        memory64: 0x10_0000_0000..=0x1f_ffff_ffff,
+    };
+    let hierarchy = Hierarchy::survey(&machine.topology);
+    hierarchy.place(&windows).unwrap();
+    assert_eq!(machine.topology.bdf(machine.far), Some(FAR));
+    let decoded = machine.topology.decoded();
+    for id in [machine.near, machine.far] {
+        let sizes: Vec<u64> = decoded
+            .iter()
+            .filter(|d| d.function == id && d.offset == 0)
+            .map(|d| d.window.size)
+            .collect();
+        assert_eq!(sizes, [0x20_0000, 0x100], "whole BARs");
+    }
 }
 
 #[test]
