@@ -171,7 +171,7 @@ fn megabytes(window: u32) -> (u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ClassCode, Register};
+    use crate::{Capability, ClassCode, PowerManagement, Register};
 
     fn bridge() -> PciBridge {
         PciBridge::new(Ids {
@@ -217,6 +217,20 @@ mod tests {
         // A limit below its base closes a window.
         assert_eq!(write(&mut bridge, 0x20, 0xbff0_c000), Changes::DECODE);
         assert_eq!(bridge.forwarded().len(), 1);
+    }
+
+    #[test]
+    fn a_bridge_asleep_forwards_nothing() {
+        let mut bridge = bridge();
+        let power = Capability::PowerManagement(PowerManagement {
+            no_soft_reset: true,
+        });
+        let at = bridge.space_mut().add_capability(power).unwrap();
+        write(&mut bridge, 4, 3);
+        assert_ne!(bridge.forwarded(), []);
+        let asleep = write(&mut bridge, u16::from(at) + 4, 3);
+        assert!(asleep.contains(Changes::DECODE | Changes::POWER));
+        assert_eq!(bridge.forwarded(), []);
     }
 
     #[test]

@@ -204,7 +204,8 @@ fn extended_capabilities_are_linked_from_100h() {
     assert_eq!(space.add_extended_capability(&aer), Ok(0x100));
     let serial = ExtendedCapability::SerialNumber(0x1122_3344_5566_7788);
     assert_eq!(space.add_extended_capability(&serial), Ok(0x12c));
-    let acs = ExtendedCapability::Acs(Acs::ISOLATING);
+    // Egress control has no vector to go with it.
+    let acs = ExtendedCapability::Acs(Acs { services: 0x7f });
     assert_eq!(space.add_extended_capability(&acs), Ok(0x138));
     assert_eq!(read(&space, 0x100, 4), 0x12c2_0001);
     assert_eq!(read(&space, 0x12c, 4), 0x1381_0003);

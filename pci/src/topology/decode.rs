@@ -125,3 +125,34 @@ impl<F: Function + ?Sized> Topology<F> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ranges() -> impl Strategy<Value = Vec<(u64, u64)>> {
+        let range = (0u64..60, 0u64..20).prop_map(|(first, len)| (first, first + len));
+        prop::collection::vec(range, 0..6)
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_hold_what_sets_would(a in ranges(), b in ranges(), window in (0u64..60, 0u64..20)) {
+            let holds = |r: &[(u64, u64)], x| r.iter().any(|&(first, last)| (first..=last).contains(&x));
+            let both = Ranges::new(a.clone()).intersect(&Ranges::new(b.clone()));
+            let (first, last) = (window.0, window.0 + window.1);
+            let parts: Vec<_> = both.clip(first, last).collect();
+            for x in 0..100 {
+                let expected = holds(&a, x) && holds(&b, x);
+                prop_assert_eq!(holds(&both.0, x), expected);
+                let inside = (first..=last).contains(&x);
+                prop_assert_eq!(holds(&parts, x), expected && inside);
+            }
+            for pair in both.0.windows(2) {
+                prop_assert!(pair[0].1 + 1 < pair[1].0, "neither touch nor overlap");
+            }
+        }
+    }
+}

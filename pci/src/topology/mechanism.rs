@@ -33,12 +33,11 @@ impl<F: Function + ?Sized> Topology<F> {
             (DATA..=0xcff, 1..) => {
                 // Bytes past CFFh are not there.
                 data.fill(0xff);
-                let lane = port - DATA;
-                let len = data.len().min(usize::from(4 - lane));
+                let lane = u64::from(port - DATA);
                 let value = self
                     .selected()
                     .map_or(u32::MAX, |(bdf, register)| self.config_read(bdf, register));
-                for piece in pieces(u64::from(lane), len) {
+                if let Some(piece) = pieces(lane, data.len()).next() {
                     piece.fill(value, data);
                 }
             }
@@ -56,10 +55,10 @@ impl<F: Function + ?Sized> Topology<F> {
                 Ok(None)
             }
             (DATA..=0xcff, [_, ..]) => {
-                let lane = port - DATA;
-                let len = data.len().min(usize::from(4 - lane));
+                // Bytes past CFFh go nowhere.
+                let lane = u64::from(port - DATA);
                 let written = self.selected().and_then(|(bdf, register)| {
-                    let piece = pieces(u64::from(lane), len).next()?;
+                    let piece = pieces(lane, data.len()).next()?;
                     self.config_write(bdf, piece.write(register, data))
                 });
                 Ok(written)

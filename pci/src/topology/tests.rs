@@ -153,6 +153,9 @@ fn cycles_follow_bus_numbers() {
     assert_eq!(machine.read(FAR, 0), u32::MAX, "inner not numbered");
     machine.write(INNER, 0x18, 0x0003_0302);
     assert_eq!(machine.read(FAR, 0), 0x0041_1234);
+    // An unnumbered bridge claims nothing, whatever its subordinate number.
+    machine.write(PORT, 0x18, 0x00ff_0000);
+    assert_eq!(machine.read(INNER, 0), 0x3420_8086);
     for (number, expected) in [(1, Some(NEAR)), (9, Some(Bdf::new(9, 0, 0))), (0, None)] {
         machine.write(PORT, 0x18, 0x00ff_0000 | number << 8);
         assert_eq!(machine.topology.bdf(machine.near), expected);
