@@ -1,5 +1,6 @@
 //! Sluice, a virtual machine monitor for device passthrough.
 
+pub mod acpi;
 pub mod boot;
 pub mod config;
 pub mod host;
