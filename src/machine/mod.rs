@@ -9,3 +9,4 @@ pub mod requests;
 pub mod stats;
 pub mod terminal;
 pub mod timers;
+pub mod vm;

@@ -1,5 +1,6 @@
 //! The loop of a vCPU's thread: enter the guest, answer what it exits for.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, kvm_interrupt, kvm_run};
@@ -108,6 +109,14 @@ impl Vcpu {
             counts: ExitCounts::default(),
             run: RunPage(run),
         }
+    }
+
+    /// Maps the ring of coalesced writes, which lies `page` pages into the vCPU's mapping.
+    pub fn map_ring(&self, page: i64) -> nix::Result<CoalescedRing> {
+        let fd = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the descriptor is open while `fd` is.
+        let vcpu = unsafe { BorrowedFd::borrow_raw(fd.as_raw_fd()) };
+        CoalescedRing::map(vcpu, page)
     }
 
     /// Runs until the machine ends. To be called on the vCPU's own thread.
