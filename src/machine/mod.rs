@@ -6,6 +6,7 @@ pub mod event_loop;
 pub mod installer;
 pub mod pci_root;
 pub mod requests;
+pub mod signals;
 pub mod stats;
 pub mod terminal;
 pub mod timers;

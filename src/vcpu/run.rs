@@ -8,7 +8,8 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::errno::Error as Errno;
 use vmm_sys_util::ioctl::ioctl_with_ref;
 
-use super::{CoalescedRing, ExitCounts, ExitKind, Gate, Kicker};
+use super::{CoalescedRing, ExitCounts, ExitKind, Gate, Kicker, PowerOn};
+use crate::boot::Entry;
 use crate::machine::bus::Bus;
 
 vmm_sys_util::ioctl_iow_nr!(KVM_INTERRUPT, kvm_bindings::KVMIO, 0x86, kvm_interrupt);
@@ -109,6 +110,20 @@ impl Vcpu {
             counts: ExitCounts::default(),
             run: RunPage(run),
         }
+    }
+
+    /// Puts the vCPU, which waits at the gate, into its state at power-on, and at `entry`
+    /// if it is to start the guest.
+    pub fn reset(
+        &self,
+        power_on: &PowerOn,
+        entry: Option<&Entry>,
+    ) -> Result<(), kvm_ioctls::Error> {
+        let fd = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
+        power_on.restore(&fd)?;
+        let Some(entry) = entry else { return Ok(()) };
+        fd.set_sregs(&entry.sregs(fd.get_sregs()?))?;
+        fd.set_regs(&entry.regs())
     }
 
     /// Maps the ring of coalesced writes, which lies `page` pages into the vCPU's mapping.
