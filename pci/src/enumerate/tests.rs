@@ -46,15 +46,6 @@ fn endpoint(bars: &[(u8, BarKind, u64)]) -> Arc<dyn Function> {
     Arc::new(Endpoint(Mutex::new(space)))
 }
 
-impl ConfigCycles for Topology<dyn Function> {
-    fn read(&self, function: Bdf, register: Register) -> u32 {
-        self.config_read(function, register)
-    }
-    fn write(&self, function: Bdf, write: ConfigWrite) {
-        self.config_write(function, write);
-    }
-}
-
 fn windows() -> Windows {
     Windows {
         io: 0x1000..=0xffff,
