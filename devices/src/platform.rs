@@ -9,14 +9,18 @@
 //! | [`rtc`] | ports 0x70–0x77 | Motorola MC146818A; ICH9 §13.6 |
 //! | [`i8042`] | ports 0x60, 0x64 | PC/AT Technical Reference |
 //! | [`reset_control`] | port 0xCF9 | ICH9 §13.7.5 |
+//! | [`lpc`] | 00:1f.0 | ICH9 §13.1 |
 //! | [`acpi_pm`] | PMBASE, ports 0xB2–0xB3 | ICH9 §13.8 |
 //!
 //! Devices on ISA ports speak bytes ([`ports::BytePorts`]) and say which ports they take
-//! ([`ports::PortRange`]). Interrupt inputs are joined by [`wire::SharedLine`].
+//! ([`ports::PortRange`]). Interrupt inputs are joined by [`wire::SharedLine`], and the
+//! board's interrupt wires are [`intx::IntxRouter`]'s.
 
 pub mod acpi_pm;
 pub mod i8042;
+pub mod intx;
 pub mod ioapic;
+pub mod lpc;
 pub mod pic;
 pub mod ports;
 pub mod power;

@@ -182,6 +182,11 @@ impl AcpiPmState {
     }
 }
 
+/// The register byte `i` bytes after `offset`; the block repeats.
+fn within(offset: u64, i: u64) -> u8 {
+    offset.wrapping_add(i) as u8 & 0x7f
+}
+
 /// `old` with one byte replaced.
 fn replace(old: u64, byte: u8, value: u8) -> u64 {
     let shift = 8 * u32::from(byte);
@@ -284,8 +289,8 @@ impl Region for AcpiPm {
             return;
         }
         self.change(|state, now| {
-            for (i, byte) in (offset..).zip(data.iter_mut()) {
-                *byte = state.read_byte(i as u8 & 0x7f, now);
+            for (i, byte) in (0..).zip(data.iter_mut()) {
+                *byte = state.read_byte(within(offset, i), now);
             }
         });
     }
@@ -293,8 +298,8 @@ impl Region for AcpiPm {
     fn write(&self, offset: u64, data: &[u8]) {
         let written = self.change(|state, _| {
             let mut written = 0;
-            for (i, value) in (offset..).zip(data) {
-                let at = i as u8 & 0x7f;
+            for (i, value) in (0..).zip(data) {
+                let at = within(offset, i);
                 state.write_byte(at, *value);
                 if let 0x04..=0x07 = at {
                     written = replace(written, at - offset::PM1_CONTROL, *value);

@@ -42,9 +42,7 @@ bitfield! {
 }
 
 impl Pm1Status {
-    /// Bits that exist: those above, bus master (4) and PCI Express wake (14).
-    pub const MASK: u16 = 0xcd31;
-    /// Those of PM1_EN: timer, global, button, RTC, and PCI Express wake disable.
+    /// Bits of PM1_EN: timer, global, button, RTC, and PCI Express wake disable.
     pub const ENABLES: u16 = 0x4521;
     /// Those that raise an SCI.
     pub const EVENTS: u16 = 0x0521;
