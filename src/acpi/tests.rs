@@ -87,6 +87,17 @@ fn the_fadt_tells_where_power_and_reset_are() {
         (0x600, 0x604, 0x608)
     );
     assert_eq!((fadt[88], fadt[89], fadt[91]), (4, 2, 4));
+    assert_eq!((u32_at(fadt, 80), fadt[92]), (0x620, 16), "GPE0");
+    let wide = |at: usize| (fadt[at], fadt[at + 1], u64_at(fadt, at + 4));
+    assert_eq!(
+        [148, 172, 208, 220].map(wide),
+        [
+            (1, 32, 0x600),
+            (1, 16, 0x604),
+            (1, 32, 0x608),
+            (1, 128, 0x620)
+        ]
+    );
     assert_ne!(u32_at(fadt, 112) & 1 << 10, 0, "RESET_REG_SUP");
     assert_eq!(
         u32_at(fadt, 112) & 1 << 4,
