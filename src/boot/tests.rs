@@ -8,6 +8,7 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::*;
 use crate::memory::BarDemand;
+use proptest::prelude::*;
 
 const RSDP: u64 = 0xe_0000;
 
@@ -325,4 +326,27 @@ fn elf_files_that_cannot_boot_are_told_why() {
     let mut cut = elf(&[segment], &[pvh_note(0x10_0000)]);
     cut.truncate(100);
     assert!(guest.error(&cut, None, "").ends_with("cannot read it"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn damaged_files_are_refused_or_loaded_but_never_panic(
+        is_elf: bool,
+        damage in proptest::collection::vec((0usize..1400, any::<u8>()), 1..12),
+        cut in 0usize..1600,
+    ) {
+        let guest = Guest::new(16);
+        let segment = (0x10_0000u64, &[0x90u8; 64][..], 4096u64);
+        let mut file = match is_elf {
+            true => elf(&[segment], &[pvh_note(0x10_0000), note(b"GNU\0", 3, &[1; 16])]),
+            false => bzimage(&[0x90; 512]),
+        };
+        for (at, byte) in damage {
+            let at = at % file.len();
+            file[at] = byte;
+        }
+        file.truncate(cut.max(8));
+        let _ = guest.load(&guest.images(&file, None), "quiet");
+    }
 }

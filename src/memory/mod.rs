@@ -3,6 +3,7 @@
 pub mod layout;
 pub mod ram;
 mod size;
+mod supply;
 
 pub use layout::{BarDemand, Layout, LayoutError, layout};
 pub use ram::{HugePages, RamError};
