@@ -12,14 +12,14 @@ use proptest::prelude::*;
 
 const RSDP: u64 = 0xe_0000;
 
-struct Guest {
+pub struct Guest {
     folder: tempfile::TempDir,
-    ram: GuestRam,
+    pub ram: GuestRam,
     layout: Layout,
 }
 
 impl Guest {
-    fn new(mib: usize) -> Self {
+    pub fn new(mib: usize) -> Self {
         let size = mib << 20;
         Self {
             folder: tempfile::tempdir().unwrap(),
@@ -34,12 +34,12 @@ impl Guest {
         path
     }
 
-    fn images(&self, kernel: &[u8], initrd: Option<&[u8]>) -> Images {
+    pub fn images(&self, kernel: &[u8], initrd: Option<&[u8]>) -> Images {
         let initrd = initrd.map(|bytes| self.file("initrd", bytes));
         Images::open(&self.file("kernel", kernel), initrd.as_deref()).unwrap()
     }
 
-    fn load(&self, images: &Images, cmdline: &str) -> Result<Entry, BootError> {
+    pub fn load(&self, images: &Images, cmdline: &str) -> Result<Entry, BootError> {
         load(images, cmdline, &self.ram, &self.layout, RSDP)
     }
 
@@ -60,7 +60,7 @@ impl Guest {
 }
 
 /// A bzImage of one setup sector whose body is `body`.
-fn bzimage(body: &[u8]) -> Vec<u8> {
+pub fn bzimage(body: &[u8]) -> Vec<u8> {
     let mut file = vec![0; 1024];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
     put(0x1f1, &[1]); // setup_sects
@@ -81,7 +81,7 @@ fn bzimage(body: &[u8]) -> Vec<u8> {
 }
 
 /// An ELF file of segments (address, bytes, size in memory) and note segments.
-fn elf(segments: &[(u64, &[u8], u64)], notes: &[Vec<u8>]) -> Vec<u8> {
+pub fn elf(segments: &[(u64, &[u8], u64)], notes: &[Vec<u8>]) -> Vec<u8> {
     let mut file = vec![0; 64];
     file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
     file[18..20].copy_from_slice(&62u16.to_le_bytes());
@@ -120,7 +120,7 @@ fn note(owner: &[u8], kind: u32, desc: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn pvh_note(entry: u32) -> Vec<u8> {
+pub fn pvh_note(entry: u32) -> Vec<u8> {
     note(b"Xen\0", 18, &entry.to_le_bytes())
 }
 

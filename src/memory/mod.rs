@@ -1,4 +1,4 @@
-//! Guest-physical memory: where everything lies ([`layout`]) and the RAM itself ([`ram`]).
+//! Guest-physical memory: where everything lies ([`mod@layout`]) and the RAM itself ([`ram`]).
 
 pub mod layout;
 pub mod ram;
