@@ -2,7 +2,6 @@
 
 pub mod acpi;
 pub mod boot;
-pub mod cli;
 pub mod config;
 pub mod host;
 pub mod interrupt;

@@ -6,10 +6,11 @@
 //! messages) and [`time`] (now, and wake me then). [`quiet`] keeps what a guest can make
 //! them log within bounds.
 
+pub mod block;
 pub mod bus;
 pub mod dma;
+pub mod ide;
 pub mod irq;
 pub mod platform;
 pub mod quiet;
 pub mod time;
-pub mod vfio;

@@ -21,9 +21,8 @@ use acpi_tables::aml::{
     Device, EISAName, Memory32Fixed, Name, Package, ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::sdt::Sdt;
-use devices::platform::acpi_pm::SLEEP_TYPE_S5;
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform};
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, SLP_TYP_S5};
 use crate::memory::layout::{ECAM_BASE, ECAM_SIZE};
 
 const HEADER: u32 = 36;
@@ -36,7 +35,7 @@ pub fn build(platform: &Platform) -> Sdt {
     interrupts::model(&mut aml);
     Name::new(
         "_S5_".into(),
-        &Package::new(vec![&SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]),
+        &Package::new(vec![&SLP_TYP_S5, &ZERO, &ZERO, &ZERO]),
     )
     .to_aml_bytes(&mut aml);
 

@@ -1,0 +1,8 @@
+//! The controller, driven through its regions as a guest drives it.
+
+mod cdrom;
+mod disk;
+mod doorbells;
+mod hostile;
+mod libata;
+mod rig;
