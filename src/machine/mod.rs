@@ -1,13 +1,87 @@
-//! The machine.
+//! The machine: what the operator asked for, put together and run.
+//!
+//! [`Machine::build`] makes and wires everything ([`chipset`], [`pci_root`], the devices);
+//! [`Machine::run`] is its life. On the exit path are [`bus`] (who answers an address) and
+//! what [`installer`] told KVM; everything else happens on the main thread's
+//! [`event_loop`].
 
+mod build;
 pub mod bus;
-pub mod console;
-pub mod event_loop;
-pub mod installer;
-pub mod pci_root;
-pub mod requests;
-pub mod signals;
-pub mod stats;
-pub mod terminal;
-pub mod timers;
-pub mod vm;
+mod chipset;
+mod console;
+mod error;
+mod event_loop;
+mod installer;
+mod lifecycle;
+mod pci_root;
+mod peripherals;
+mod requests;
+mod signals;
+mod stats;
+mod terminal;
+mod timers;
+mod vm;
+
+use std::sync::Arc;
+
+use devices::dma::GuestRam;
+
+pub use error::Error;
+pub use lifecycle::Outcome;
+
+use crate::memory::Layout;
+use crate::vcpu::{Gate, PowerOn, Shared, Vcpu};
+use crate::{acpi, boot, config};
+
+/// A machine. Fields are dropped in this order, which matters: nothing may reach the guest
+/// once its memory goes.
+pub struct Machine {
+    shared: Arc<Shared>,
+    gate: Arc<Gate>,
+    requests: Arc<requests::Requests>,
+    alarms: Arc<timers::Alarms>,
+    _config_ports: installer::Installed,
+    root: Arc<pci_root::PciRoot>,
+    assigned: Option<peripherals::Assigned>,
+    chipset: Arc<chipset::Chipset>,
+    console: console::Console,
+    reporter: stats::Reporter,
+    vcpus: Vec<(Arc<Vcpu>, PowerOn)>,
+    images: boot::Images,
+    cmdline: String,
+    tables: acpi::Tables,
+    windows: pci::Windows,
+    layout: Layout,
+    no_reboot: bool,
+    _vm: vm::Vm,
+    ram: Arc<GuestRam>,
+}
+
+/// Runs the machine that `config` describes until it ends.
+pub fn run(config: &config::Machine) -> Result<Outcome, Error> {
+    crate::vcpu::install_handler().map_err(Error::Signals)?;
+    let signals = signals::Signals::block().map_err(Error::Signals)?;
+    Machine::build(config)?.run(&signals)
+}
+
+impl Drop for Machine {
+    /// Nothing of a device is left in the guest's address spaces when it goes.
+    fn drop(&mut self) {
+        self.root.close();
+    }
+}
+
+impl Machine {
+    /// Puts tables and kernel into memory.
+    fn load(&self) -> Result<boot::Entry, Error> {
+        self.tables.write(&self.ram)?;
+        let rsdp = acpi::Tables::RSDP;
+        Ok(boot::load(
+            &self.images,
+            &self.cmdline,
+            &self.ram,
+            &self.layout,
+            rsdp,
+        )?)
+    }
+}

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use devices::bus::{FastPath, PciDevice, Region};
 use pci::{
-    Bdf, Changes, ConfigCycles, ConfigWrite, Decoded, Ecam, FunctionId, Hierarchy, HostBridge,
-    NoRoom, Register, Space, Topology, Windows, Written,
+    Bdf, Changes, ConfigWrite, Decoded, Ecam, FunctionId, Hierarchy, HostBridge, NoRoom, Space,
+    Topology, Windows, Written,
 };
 
 use super::installer::{Installed, Installer, Placement};
@@ -59,7 +59,8 @@ impl BarSpace {
 /// What is installed.
 #[derive(Default)]
 struct Live {
-    bars: BTreeMap<(FunctionId, pci::Window), Installed>,
+    /// By function, window and where in the BAR the window starts.
+    bars: BTreeMap<(FunctionId, pci::Window, u64), Installed>,
     ecam: Option<(Ecam, Installed)>,
 }
 
@@ -114,20 +115,23 @@ impl PciRoot {
         })
     }
 
-    /// The functions.
-    pub fn topology(&self) -> &Topology<dyn PciDevice> {
-        &self.topology
-    }
-
     /// Bytes that the window above RAM must hold, and the largest alignment in it.
-    pub fn demand64(self: &Arc<Self>) -> (u64, u64) {
-        Hierarchy::survey(&FirmwareCycles(self)).demand64()
+    pub fn demand64(&self) -> (u64, u64) {
+        Hierarchy::survey(&self.topology).demand64()
     }
 
-    /// Power-on state of every function, then every BAR in its place, as firmware does it.
-    pub fn start(self: &Arc<Self>, windows: &Windows) -> Result<(), NoRoom> {
+    /// Power-on state of every function, then what firmware does: every BAR in its place,
+    /// and `writes` of the board's own.
+    pub fn start(
+        self: &Arc<Self>,
+        windows: &Windows,
+        writes: impl IntoIterator<Item = (Bdf, ConfigWrite)>,
+    ) -> Result<(), NoRoom> {
         self.topology.reset();
-        let placed = Hierarchy::survey(&FirmwareCycles(self)).place(windows);
+        let placed = Hierarchy::survey(&self.topology).place(windows);
+        for (function, write) in writes {
+            self.topology.config_write(function, write);
+        }
         self.settle(Changes::all());
         placed
     }
@@ -191,7 +195,7 @@ impl PciRoot {
             .decoded()
             .into_iter()
             .filter(allowed)
-            .map(|decoded| ((decoded.function, decoded.window), decoded))
+            .map(|decoded| ((decoded.function, decoded.window, decoded.offset), decoded))
             .collect();
         // Out first: what moves may move onto what leaves.
         live.bars.retain(|key, _| wanted.remove(key).is_some());
@@ -327,19 +331,5 @@ impl Region for EcamWindow {
         for written in root.topology.ecam_write(offset, data) {
             root.written(Some(written));
         }
-    }
-}
-
-/// Config cycles of ours, before the guest starts.
-struct FirmwareCycles<'a>(&'a Arc<PciRoot>);
-
-impl ConfigCycles for FirmwareCycles<'_> {
-    fn read(&self, function: Bdf, register: Register) -> u32 {
-        self.0.topology.config_read(function, register)
-    }
-
-    fn write(&self, function: Bdf, write: ConfigWrite) {
-        // Nothing is settled until all is placed.
-        let _ = self.0.topology.config_write(function, write);
     }
 }

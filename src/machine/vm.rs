@@ -6,10 +6,10 @@ use std::sync::Arc;
 use devices::dma::GuestRam;
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES,
-    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_enable_cap,
-    kvm_userspace_memory_region,
+    KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_create_device,
+    kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap, kvm_userspace_memory_region,
 };
-use kvm_ioctls::{Cap, Kvm, VmFd};
+use kvm_ioctls::{Cap, DeviceFd, Kvm, VmFd};
 use vm_memory::{Address, GuestMemoryBackend, GuestMemoryRegion};
 
 use super::installer::Slots;
@@ -166,6 +166,19 @@ impl Vm {
                 Ok((Arc::new(Vcpu::new(id, fd)), power_on))
             })
             .collect()
+    }
+
+    /// KVM's side of VFIO, through which it learns of assigned devices (their DMA may not be
+    /// coherent with caches; their groups must not outlive the VM).
+    pub fn vfio_device(&self) -> Result<DeviceFd, VmError> {
+        let mut device = kvm_create_device {
+            type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
+            fd: 0,
+            flags: 0,
+        };
+        self.fd
+            .create_device(&mut device)
+            .map_err(to("create its VFIO device"))
     }
 
     /// The ring of coalesced writes, shown by any vCPU.

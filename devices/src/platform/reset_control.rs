@@ -12,6 +12,7 @@ use bitfield::bitfield;
 
 use super::ports::{BytePorts, PortRange};
 use super::power::PowerControl;
+use crate::bus::Region;
 
 /// Where it is.
 pub const PORT: u16 = 0xcf9;
@@ -46,9 +47,10 @@ impl ResetControl {
         }
     }
 
-    /// The port it takes.
-    pub fn ports(self: &Arc<Self>) -> Vec<PortRange> {
-        vec![PortRange::new(self.clone(), PORT, 1)]
+    /// The register at [`PORT`], one byte; the owner of the config ports around it passes
+    /// on what is for it.
+    pub fn region(self: &Arc<Self>) -> Arc<dyn Region> {
+        PortRange::new(self.clone(), PORT, 1).region
     }
 
     /// To zero.

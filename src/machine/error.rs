@@ -1,0 +1,80 @@
+//! Why a machine cannot be made, or ended before its guest did.
+
+use std::io;
+
+/// One line for the operator, with its causes.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// KVM.
+    #[error(transparent)]
+    Vm(#[from] super::vm::VmError),
+    /// The address map.
+    #[error(transparent)]
+    Layout(#[from] crate::memory::LayoutError),
+    /// RAM.
+    #[error(transparent)]
+    Ram(#[from] crate::memory::RamError),
+    /// The serial port.
+    #[error(transparent)]
+    Console(#[from] super::console::ConsoleError),
+    /// Kernel, initrd or command line.
+    #[error(transparent)]
+    Boot(#[from] crate::boot::BootError),
+    /// ACPI tables.
+    #[error(transparent)]
+    Tables(#[from] crate::acpi::TablesError),
+    /// Two devices in one place.
+    #[error(transparent)]
+    Topology(#[from] pci::TopologyError),
+    /// A chipset function could not be made.
+    #[error("cannot make a PCI function")]
+    Function(#[from] pci::CapabilityError),
+    /// A device of the host's that cannot be assigned.
+    #[error("--assign: {0}")]
+    NotAssignable(#[from] crate::host::AssignError),
+    /// VFIO as a whole.
+    #[error("--assign: {0}")]
+    Container(#[from] iommu::host::OpenError),
+    /// A device that VFIO would not open.
+    #[error("--assign: {0}")]
+    OpenDevice(#[from] devices::vfio::OpenError),
+    /// Memory that could not be pinned.
+    #[error(transparent)]
+    Pin(#[from] iommu::host::PinError),
+    /// A device that opened but cannot be shown to a guest.
+    #[error("--assign: {0}")]
+    Assign(#[from] devices::vfio::AssignError),
+    /// BARs larger than their window.
+    #[error(transparent)]
+    NoRoom(#[from] pci::NoRoom),
+    /// Two chipset devices at one address.
+    #[error("the chipset does not fit together")]
+    Overlap(#[from] super::bus::Overlap),
+    /// A vCPU's state.
+    #[error("vCPU {id}: KVM refuses its initial state")]
+    VcpuReset {
+        /// Which.
+        id: u32,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+    /// No thread.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+    /// No event descriptor.
+    #[error("cannot make an event descriptor")]
+    Event(#[source] io::Error),
+    /// The main thread's wait.
+    #[error("cannot wait for events")]
+    EventLoop(#[source] nix::Error),
+    /// Signals.
+    #[error("cannot take over signals")]
+    Signals(#[source] nix::Error),
+    /// The operator ended it.
+    #[error("{0}")]
+    Quit(String),
+    /// The guest cannot go on.
+    #[error("{0}")]
+    Failed(String),
+}

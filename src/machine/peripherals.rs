@@ -1,0 +1,150 @@
+//! The devices that the operator asked for, on the PCI bus.
+
+use std::sync::Arc;
+
+use devices::bus::PciDevice;
+use devices::irq::MsiRoutes;
+use devices::vfio::{AssignedDevice, KernelDevice};
+use iommu::host::{HostMapper, HypervisorVfio, PinnedMemory, Type1, pin_memory};
+use pci::{BusAt, FunctionId, RootPort, RootPortConfig, Topology};
+
+use super::Error;
+use super::vm::Vm;
+use crate::cli::Progress;
+use crate::config;
+use crate::host::Host;
+use devices::dma::GuestRam;
+
+/// Root port *n* (from 1) is a function of the devices from this number on, eight to a
+/// device.
+const FIRST_PORT_DEVICE: u8 = 0x10;
+const FUNCTIONS: u8 = 8;
+
+/// Devices assigned through VFIO, and the guest's memory pinned for them.
+///
+/// At the end a device is reset first, so that no memory is unmapped from under its DMA;
+/// then memory is unmapped, while the open devices still hold the container's IOMMU; then
+/// they are closed.
+pub struct Assigned {
+    _pinned: PinnedMemory,
+    devices: Vec<Arc<AssignedDevice>>,
+}
+
+impl Drop for Assigned {
+    fn drop(&mut self) {
+        self.devices.iter().for_each(|device| device.release());
+    }
+}
+
+impl Assigned {
+    /// Takes the devices, if there are any, and pins `ram` for them.
+    pub fn open(
+        wanted: &[config::Assign],
+        vm: &Vm,
+        ram: &Arc<GuestRam>,
+        routes: &Arc<dyn MsiRoutes>,
+    ) -> Result<Option<Self>, Error> {
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let host = Host::this_machine();
+        let ready = wanted
+            .iter()
+            .map(|assign| host.check_assignable(assign.device))
+            .collect::<Result<Vec<_>, _>>()?;
+        let hypervisor = Arc::new(HypervisorVfio::new_from_kvm(vm.vfio_device()?));
+        let container = Arc::new(Type1::open(Some(hypervisor))?);
+        let kernel = ready
+            .iter()
+            .map(|device| {
+                KernelDevice::open(
+                    container.container(),
+                    device.function.address,
+                    &device.sysfs,
+                )
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut bar: Option<Progress> = None;
+        let pinned = pin_memory(
+            container as Arc<dyn HostMapper>,
+            ram.clone(),
+            &mut |done, total| {
+                bar.get_or_insert_with(|| Progress::start("pinning guest memory", total))
+                    .at(done);
+            },
+        )?;
+        let devices = wanted
+            .iter()
+            .zip(kernel)
+            .map(|(assign, kernel)| {
+                let name = assign.device.to_string();
+                AssignedDevice::new(&name, Arc::new(kernel), routes.clone()).map(Arc::new)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Some(Self {
+            _pinned: pinned,
+            devices,
+        }))
+    }
+
+    /// Puts each device behind its root port.
+    pub fn attach(
+        &self,
+        wanted: &[config::Assign],
+        topology: &mut Topology<dyn PciDevice>,
+    ) -> Result<(), Error> {
+        for (assign, device) in wanted.iter().zip(&self.devices) {
+            let port = attach_port(topology, assign.port)?;
+            topology.attach(
+                BusAt::Behind(port),
+                0,
+                0,
+                device.name(),
+                device.clone() as _,
+            )?;
+        }
+        for first in (1..=config::MAX_PORT).step_by(FUNCTIONS.into()) {
+            fill_function_zero(wanted, first, topology)?;
+        }
+        Ok(())
+    }
+}
+
+fn attach_port(topology: &mut Topology<dyn PciDevice>, port: u8) -> Result<FunctionId, Error> {
+    attach_root_port(topology, port, RootPortConfig::occupied(port.into()))
+}
+
+/// A guest looks at functions 1 to 7 of a device only if there is a function 0: where ports
+/// are used but the first of their device is not, that one is an empty slot.
+fn fill_function_zero(
+    wanted: &[config::Assign],
+    first: u8,
+    topology: &mut Topology<dyn PciDevice>,
+) -> Result<(), Error> {
+    let used = |port: u8| wanted.iter().any(|assign| assign.port == port);
+    if !used(first) && (first..first + FUNCTIONS).any(used) {
+        let empty = RootPortConfig {
+            occupied: false,
+            ..RootPortConfig::occupied(first.into())
+        };
+        attach_root_port(topology, first, empty)?;
+    }
+    Ok(())
+}
+
+fn attach_root_port(
+    topology: &mut Topology<dyn PciDevice>,
+    port: u8,
+    config: RootPortConfig,
+) -> Result<FunctionId, Error> {
+    let index = port.saturating_sub(1);
+    let (device, function) = (FIRST_PORT_DEVICE + index / FUNCTIONS, index % FUNCTIONS);
+    let root_port = Arc::new(RootPort::new(config)?);
+    Ok(topology.attach(
+        BusAt::Root,
+        device,
+        function,
+        &format!("root port {port}"),
+        root_port as _,
+    )?)
+}
