@@ -1,5 +1,7 @@
 //! What can be asked of the lab.
 
+use crate::agent::Agent;
+use crate::inside::Vmm;
 use clap::{Args, Parser, Subcommand};
 
 /// The emulated host in which Sluice is shown and tested.
@@ -26,6 +28,19 @@ pub enum Task {
     Run(Run),
     /// Open a shell in the emulated host on this terminal
     Shell,
+    /// Show it all: a guest with a virtual function, an IDE disk, an ISO and an e1000
+    Demo {
+        /// The monitor to run the guest with
+        #[arg(long, value_enum, default_value_t = Vmm::Sluice)]
+        vmm: Vmm,
+    },
+    /// Measure exits, throughput and round trips, and print them as a markdown table
+    Bench(Bench),
+    /// Run the tests, all of them or the named ones
+    Test(Test),
+    /// The part that runs in the guest
+    #[command(hide = true, subcommand)]
+    Agent(Agent),
     /// The part that runs in the emulated host
     #[command(hide = true, subcommand)]
     Inside(Inside),
@@ -45,9 +60,50 @@ pub struct Run {
     pub command: Vec<String>,
 }
 
+/// Which tests to run.
+#[derive(Args)]
+pub struct Test {
+    /// The monitor to run guests with
+    #[arg(long, value_enum, default_value_t = Vmm::Sluice)]
+    pub vmm: Vmm,
+    /// Print the names of the tests and run none
+    #[arg(long)]
+    pub list: bool,
+    /// Tests, by name or by a part of it
+    pub names: Vec<String>,
+}
+
+/// What to measure.
+#[derive(Args)]
+pub struct Bench {
+    /// The monitors to measure, in this order
+    #[arg(long = "vmm", value_enum, default_values_t = [Vmm::Sluice, Vmm::Qemu])]
+    pub vmms: Vec<Vmm>,
+}
+
 /// Tasks of the part inside.
 #[derive(Subcommand)]
 pub enum Inside {
     /// Load drivers, make virtual functions and networks
     SetUp,
+    /// Run tests by their full names
+    Test {
+        /// The monitor to run guests with
+        #[arg(long, value_enum)]
+        vmm: Vmm,
+        /// Their names
+        names: Vec<String>,
+    },
+    /// Run the demonstration
+    Demo {
+        /// The monitor to run the guest with
+        #[arg(long, value_enum)]
+        vmm: Vmm,
+    },
+    /// Measure
+    Bench {
+        /// The monitors to measure
+        #[arg(value_enum)]
+        vmms: Vec<Vmm>,
+    },
 }

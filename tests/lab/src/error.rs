@@ -23,6 +23,9 @@ pub enum Error {
         /// Its exit status and the last of what it said.
         detail: String,
     },
+    /// A test that cannot be tried here, and why.
+    #[error("skipped: {0}")]
+    Skipped(String),
     /// Anything else, already a sentence.
     #[error("{0}")]
     Other(String),

@@ -4,16 +4,21 @@
 //! starts QEMU. *Inside* is the emulated host, where the same program runs again ([`inside`]) and starts virtual
 //! machine monitors natively. The *guest* is what they run.
 
+mod agent;
 mod command_line;
 mod cpio;
 mod emulated;
 mod error;
+mod events;
 mod initrd;
 mod inside;
 mod outside;
 mod prepare;
 mod process;
+mod table;
+mod testing;
 mod topology;
+mod watching;
 
 use clap::Parser;
 use command_line::{CommandLine, Task};
@@ -24,6 +29,10 @@ fn main() -> ExitCode {
         Task::Prepare => prepare::prepare().map(|_| 0),
         Task::Run(run) => outside::run(&run),
         Task::Shell => outside::shell(),
+        Task::Demo { vmm } => watching::demo(vmm),
+        Task::Bench(bench) => watching::bench(&bench),
+        Task::Agent(agent) => agent::main(&agent).map(|()| 0),
+        Task::Test(test) => testing::run(&test),
         Task::Inside(inside) => inside::main(&inside).map(|()| 0),
     };
     match outcome {

@@ -4,6 +4,7 @@ use crate::error::{Context, Error, Result};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 /// Runs a program to its end and gives its standard output; a bad end is an error carrying its last words.
@@ -60,4 +61,20 @@ fn check(name: &str, output: &Output) -> Result<()> {
         program: name.to_owned(),
         detail: format!("{}: {last}", output.status),
     })
+}
+
+/// Builds the workspace's Sluice, optimized, where the lab itself was built.
+pub fn build_sluice() -> Result<()> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(cargo);
+    command
+        .args(["build", "--quiet", "--release", "--package", "sluice"])
+        .current_dir(workspace);
+    let status = command.status().context("cannot run cargo")?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Error::Other("Sluice does not build".into()))
+    }
 }

@@ -26,3 +26,11 @@ pub const TAP_ADDRESS: &str = "10.20.0.1";
 pub const UPLINK_ADDRESS: &str = "10.30.0.2";
 /// The router that is not there.
 pub const UPLINK_ROUTER: &str = "10.30.0.1";
+/// The guest's address on the network its virtual function is on.
+pub const VF_GUEST_ADDRESS: &str = "10.10.0.2";
+/// The guest's address on the TAP.
+pub const TAP_GUEST_ADDRESS: &str = "10.20.0.2";
+/// Who answers pings on the wire of [`E1000E`]: QEMU's user network.
+pub const E1000E_PEER: &str = "10.0.2.2";
+/// What a guest that owns [`E1000E`] calls itself.
+pub const E1000E_GUEST_ADDRESS: &str = "10.0.2.15";

@@ -79,7 +79,11 @@ impl Session {
             console,
         });
         if console == Console::Captured {
-            command.stdin(Stdio::null()).stdout(Stdio::piped());
+            let said = File::create(self.qemu_log()).path(&self.qemu_log())?;
+            command
+                .stdin(Stdio::null())
+                .stdout(Stdio::piped())
+                .stderr(said);
         }
         self.started = Instant::now();
         let mut child = die_with_parent(&mut command)
@@ -130,9 +134,15 @@ impl Session {
         self.file("share")
     }
 
-    /// The last lines of the host's kernel console.
+    /// The last lines of the host's kernel console, and of what QEMU had to say.
     pub fn console_tail(&self) -> String {
-        tail_of(&self.kernel_log(), 20)
+        format!(
+            "{}\n{}",
+            tail_of(&self.kernel_log(), 20),
+            tail_of(&self.qemu_log(), 5)
+        )
+        .trim()
+        .to_owned()
     }
 
     /// Ends the host at once.
@@ -149,6 +159,10 @@ impl Session {
 
     fn kernel_log(&self) -> PathBuf {
         self.file("kernel.log")
+    }
+
+    fn qemu_log(&self) -> PathBuf {
+        self.file("qemu.log")
     }
 
     fn preamble(&self, prepared: &Prepared, console: Console) -> Result<String> {

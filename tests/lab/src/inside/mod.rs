@@ -1,7 +1,22 @@
 //! The part of the lab that runs in the emulated host.
 
+mod bench;
+mod checks;
+mod demo;
+mod guest;
 mod host;
+mod kernel_log;
+mod linux;
+mod measure;
+mod media;
+mod rig;
+pub mod suite;
 mod sysfs;
+mod trace;
+mod transfer;
+mod vmm;
+
+pub use vmm::Vmm;
 
 use crate::command_line::Inside;
 use crate::error::Result;
@@ -10,5 +25,8 @@ use crate::error::Result;
 pub fn main(task: &Inside) -> Result<()> {
     match task {
         Inside::SetUp => host::set_up(),
+        Inside::Test { vmm, names } => suite::run(*vmm, names),
+        Inside::Demo { vmm } => demo::run(*vmm),
+        Inside::Bench { vmms } => bench::run(vmms),
     }
 }

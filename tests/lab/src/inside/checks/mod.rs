@@ -1,0 +1,41 @@
+//! What is tested, by the part of the machine it is about.
+
+mod assignment;
+mod disk;
+mod lifecycle;
+mod network;
+mod platform;
+
+use super::rig::{Fixture, Rig};
+use crate::error::Result;
+
+/// One test, run once for each number of processors.
+pub struct Check {
+    /// Its name; with more than one number of processors, `-Ncpu` is added.
+    pub name: &'static str,
+    /// With how many processors the guest has.
+    pub cpus: &'static [u32],
+    /// Seconds it may take.
+    pub limit: u64,
+    /// The guest it shares with its neighbours, if it does.
+    pub fixture: Option<fn(u32) -> Fixture>,
+    /// The test.
+    pub run: fn(&mut Rig, u32) -> Result<()>,
+}
+
+const ONE_AND_FOUR: &[u32] = &[1, 4];
+
+/// All of them, in an order in which those that share a guest are neighbours.
+pub fn all() -> Vec<Check> {
+    [
+        platform::CHECKS,
+        network::CHECKS,
+        disk::CHECKS,
+        assignment::CHECKS,
+        lifecycle::CHECKS,
+    ]
+    .into_iter()
+    .flatten()
+    .map(|check| Check { ..*check })
+    .collect()
+}

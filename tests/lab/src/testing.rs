@@ -1,0 +1,169 @@
+//! `cargo lab test`: the outside half, which starts emulated hosts until every test has been tried.
+
+use crate::command_line::Test;
+use crate::emulated::{Console, Heard, Session, quoted};
+use crate::error::{Context, Result, fail};
+use crate::events::{Event, Outcome};
+use crate::inside::{Vmm, suite};
+use crate::prepare::{Prepared, prepare};
+use crate::process::build_sluice;
+use clap::ValueEnum;
+use std::io::Write;
+use std::time::Duration;
+
+/// What the emulated host may take beyond a test's own limit, and to boot.
+const GRACE: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+struct Tally {
+    passed: u32,
+    failed: Vec<(String, String)>,
+    skipped: u32,
+}
+
+/// Runs what was asked for and prints a line for each; the status is 0 if none failed.
+pub fn run(test: &Test) -> Result<i32> {
+    let mut waiting: Vec<String> = suite::names();
+    if !test.names.is_empty() {
+        for wanted in &test.names {
+            if !waiting.iter().any(|name| name.contains(wanted.as_str())) {
+                return fail(format!("no test is named {wanted} (cargo lab test --list)"));
+            }
+        }
+        waiting.retain(|name| {
+            test.names
+                .iter()
+                .any(|wanted| name.contains(wanted.as_str()))
+        });
+    }
+    if test.list {
+        waiting.iter().for_each(|name| println!("{name}"));
+        return Ok(0);
+    }
+    if test.vmm == Vmm::Sluice {
+        build_sluice()?;
+    }
+    let prepared = prepare()?;
+    let mut tally = Tally::default();
+    println!("running {} tests in the lab", waiting.len());
+    while !waiting.is_empty() {
+        one_host(&prepared, test.vmm, &mut waiting, &mut tally)?;
+    }
+    for (name, why) in &tally.failed {
+        println!("\n---- {name} ----\n{why}");
+    }
+    println!();
+    let skipped = if tally.skipped > 0 {
+        format!(", {} skipped", tally.skipped)
+    } else {
+        String::new()
+    };
+    println!(
+        "{} passed, {} failed{skipped}",
+        tally.passed,
+        tally.failed.len()
+    );
+    Ok(i32::from(!tally.failed.is_empty()))
+}
+
+/// Boots an emulated host for the tests that wait; those it got to are waiting no more.
+fn one_host(
+    prepared: &Prepared,
+    vmm: Vmm,
+    waiting: &mut Vec<String>,
+    tally: &mut Tally,
+) -> Result<()> {
+    let mut session = Session::new(prepared)?;
+    let vmm = vmm
+        .to_possible_value()
+        .map(|value| value.get_name().to_owned())
+        .unwrap_or_default();
+    let names: String = waiting
+        .iter()
+        .map(|name| format!(" {}", quoted(name)))
+        .collect();
+    session.start(
+        prepared,
+        Console::Captured,
+        &format!("\"$LAB\" inside test --vmm {vmm}{names}"),
+    )?;
+    let mut current: Option<String> = None;
+    let mut patience = GRACE;
+    let mut said = Vec::new();
+    loop {
+        match session.next_line(patience) {
+            Heard::Line(line) => match Event::read(&line) {
+                Some(Event::Begin { test, limit }) => {
+                    print!("test {test} ... ");
+                    let _ = std::io::stdout().flush();
+                    current = Some(test);
+                    patience = Duration::from_secs(limit) + GRACE;
+                }
+                Some(Event::End {
+                    test,
+                    outcome,
+                    detail,
+                    seconds,
+                }) => {
+                    tally.count(test, outcome, detail, seconds, waiting);
+                    current = None;
+                    patience = GRACE;
+                }
+                Some(_) => {}
+                None => said.push(line),
+            },
+            heard @ (Heard::Ended | Heard::Silence) => {
+                let how = if matches!(heard, Heard::Ended) {
+                    "ended"
+                } else {
+                    "was killed, as it took too long"
+                };
+                session.kill();
+                let Some(test) = current else {
+                    return match heard {
+                        Heard::Ended if waiting.is_empty() => Ok(()),
+                        _ => fail(format!(
+                            "the emulated host {how} between tests; it said:\n{}\n{}",
+                            said.join("\n"),
+                            session.console_tail()
+                        )),
+                    };
+                };
+                let why = format!(
+                    "the emulated host {how} during this test; its console ended:\n{}",
+                    session.console_tail()
+                );
+                tally.count(test, Outcome::Failed, why, 0.0, waiting);
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Tally {
+    fn count(
+        &mut self,
+        test: String,
+        outcome: Outcome,
+        detail: String,
+        seconds: f64,
+        waiting: &mut Vec<String>,
+    ) {
+        waiting.retain(|name| *name != test);
+        match outcome {
+            Outcome::Passed => {
+                println!("ok ({seconds:.1} s)");
+                self.passed += 1;
+            }
+            Outcome::Failed => {
+                println!("FAILED ({seconds:.1} s)");
+                self.failed.push((test, detail));
+            }
+            Outcome::Skipped => {
+                println!("skipped ({detail})");
+                self.skipped += 1;
+            }
+        }
+        let _ = std::io::stdout().flush().context("standard output");
+    }
+}
