@@ -14,3 +14,4 @@ pub mod irq;
 pub mod platform;
 pub mod quiet;
 pub mod time;
+pub mod vfio;

@@ -4,12 +4,10 @@
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, PM_BASE, RESET_PORT, RESET_VALUE, SCI_IRQ};
+use devices::platform::acpi_pm::{self, block};
+use devices::platform::reset_control;
 
-/// Register blocks from PMBASE on (ICH9 §13.8.3).
-const PM1_EVENT: (u16, u8) = (PM_BASE, 4);
-const PM1_CONTROL: (u16, u8) = (PM_BASE + 4, 2);
-const PM_TIMER: (u16, u8) = (PM_BASE + 8, 4);
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, PM_BASE, RESET_VALUE};
 
 /// IA-PC boot architecture flags (ACPI 6.5 table 5.11). The keyboard controller flag is not
 /// among those set: ours resets the machine and has no keyboard behind it.
@@ -21,14 +19,20 @@ const CENTURY: u8 = 0x32;
 const NO_C2: u16 = 101;
 const NO_C3: u16 = 1001;
 
-fn port(block: (u16, u8), access: AccessSize) -> GAS {
+fn ports(first: u16, len: u8, access: AccessSize) -> GAS {
     GAS::new(
         AddressSpace::SystemIo,
-        block.1 * 8,
+        len.saturating_mul(8),
         0,
         access,
-        block.0.into(),
+        first.into(),
     )
+}
+
+/// A block of the power management ports: its port, its length, and both as an address.
+fn power((offset, len): (u8, u8), access: AccessSize) -> (u32, u8, GAS) {
+    let first = PM_BASE + u16::from(offset);
+    (first.into(), len, ports(first, len, access))
 }
 
 /// The table, pointing at FACS and DSDT.
@@ -46,21 +50,20 @@ pub fn build(facs: u64, dsdt: u64) -> FADT {
     fadt.firmware_ctrl = (facs as u32).into();
     fadt.dsdt = (dsdt as u32).into();
     fadt.x_dsdt = dsdt.into();
-    fadt.sci_int = u16::from(SCI_IRQ).into();
-    fadt.pm1a_evt_blk = u32::from(PM1_EVENT.0).into();
-    fadt.pm1_evt_len = PM1_EVENT.1;
-    fadt.x_pm1a_evt_blk = port(PM1_EVENT, AccessSize::WordAccess);
-    fadt.pm1a_cnt_blk = u32::from(PM1_CONTROL.0).into();
-    fadt.pm1_cnt_len = PM1_CONTROL.1;
-    fadt.x_pm1a_cnt_blk = port(PM1_CONTROL, AccessSize::WordAccess);
-    fadt.pm_tmr_blk = u32::from(PM_TIMER.0).into();
-    fadt.pm_tmr_len = PM_TIMER.1;
-    fadt.x_pm_tmr_blk = port(PM_TIMER, AccessSize::DwordAccess);
+    fadt.sci_int = u16::from(acpi_pm::SCI_IRQ).into();
+    let (first, len, address) = power(block::PM1_EVENT, AccessSize::WordAccess);
+    (fadt.pm1a_evt_blk, fadt.pm1_evt_len, fadt.x_pm1a_evt_blk) = (first.into(), len, address);
+    let (first, len, address) = power(block::PM1_CONTROL, AccessSize::WordAccess);
+    (fadt.pm1a_cnt_blk, fadt.pm1_cnt_len, fadt.x_pm1a_cnt_blk) = (first.into(), len, address);
+    let (first, len, address) = power(block::TIMER, AccessSize::DwordAccess);
+    (fadt.pm_tmr_blk, fadt.pm_tmr_len, fadt.x_pm_tmr_blk) = (first.into(), len, address);
+    let (first, len, address) = power(block::GPE0, AccessSize::ByteAccess);
+    (fadt.gpe0_blk, fadt.gpe0_blk_len, fadt.x_gpe0_blk) = (first.into(), len, address);
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = CENTURY;
     fadt.iapc_boot_arch = (LEGACY_DEVICES | VGA_NOT_PRESENT).into();
-    fadt.reset_reg = port((RESET_PORT, 1), AccessSize::ByteAccess);
+    fadt.reset_reg = ports(reset_control::PORT, 1, AccessSize::ByteAccess);
     fadt.reset_value = RESET_VALUE;
     fadt.hypervisor_vendor_identity = u64::from_le_bytes(*b"SLUICE\0\0").into();
     fadt.finalize()

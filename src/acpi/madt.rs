@@ -1,8 +1,9 @@
 //! The Multiple APIC Description Table (ACPI 6.5 §5.2.12).
 
 use acpi_tables::sdt::Sdt;
+use devices::platform::acpi_pm::SCI_IRQ;
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, SCI_IRQ};
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform};
 use crate::memory::layout::{IOAPIC_BASE, LAPIC_BASE};
 
 const HEADER: u32 = 36;

@@ -26,14 +26,6 @@ const OEM_REVISION: u32 = 1;
 
 /// Base of the ICH9's power management ports (PMBASE), as the tables promise it.
 pub const PM_BASE: u16 = 0x600;
-/// How many ports there are from [`PM_BASE`] on (ICH9 §13.8.3).
-pub const PM_SIZE: u16 = 0x80;
-/// The system control interrupt: ISA IRQ 9, level triggered, active high.
-pub const SCI_IRQ: u8 = 9;
-/// The sleep type that means S5 in PM1_CNT (ICH9 §13.8.3.3).
-pub const SLP_TYP_S5: u8 = 7;
-/// The reset control register (ICH9 §13.7.5) and what written to it resets all.
-pub const RESET_PORT: u16 = 0xcf9;
 /// System reset and CPU reset: the hard reset.
 pub const RESET_VALUE: u8 = 0x06;
 /// The first pin of the IOAPIC that PIRQA is wired to; PIRQH is the seventh after it.

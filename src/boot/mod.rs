@@ -1,8 +1,8 @@
 //! Direct kernel boot: puts kernel, initrd and command line into guest memory and says how
 //! the first vCPU enters.
 //!
-//! Two protocols: Linux's 64-bit boot protocol for a bzImage ([`bzimage`],
-//! Documentation/arch/x86/boot.rst) and PVH for an ELF file ([`pvh`], Xen's
+//! Two protocols: Linux's 64-bit boot protocol for a bzImage (`bzimage.rs`,
+//! Documentation/arch/x86/boot.rst) and PVH for an ELF file (`pvh.rs`, Xen's
 //! docs/misc/pvh.pandoc). [`load`] can be called again at every reset: it reads the same
 //! open files, so a reboot starts what the first boot did, and rewrites everything the
 //! protocols promise, including zeroed BSS.
@@ -56,5 +56,7 @@ struct Plan<'a> {
     rsdp: u64,
 }
 
+#[cfg(test)]
+mod kvm_tests;
 #[cfg(test)]
 mod tests;

@@ -102,7 +102,7 @@ fn check(plan: &Plan, segment: &Segment) -> Result<u64, BootError> {
 
 /// Clears what the segment has in memory and the file has not.
 fn clear(plan: &Plan, segment: &Segment) -> Result<(), BootError> {
-    const ZEROS: [u8; 0x1_0000] = [0; 0x1_0000];
+    static ZEROS: [u8; 0x1_0000] = [0; 0x1_0000];
     let mut at = segment.start.saturating_add(segment.file_size);
     let mut left = segment.memory_size.saturating_sub(segment.file_size);
     while left != 0 {

@@ -8,17 +8,18 @@ use vm_memory::{ByteValued, Bytes, GuestAddress};
 
 use super::*;
 use crate::memory::BarDemand;
+use proptest::prelude::*;
 
 const RSDP: u64 = 0xe_0000;
 
-struct Guest {
+pub struct Guest {
     folder: tempfile::TempDir,
-    ram: GuestRam,
+    pub ram: GuestRam,
     layout: Layout,
 }
 
 impl Guest {
-    fn new(mib: usize) -> Self {
+    pub fn new(mib: usize) -> Self {
         let size = mib << 20;
         Self {
             folder: tempfile::tempdir().unwrap(),
@@ -33,12 +34,12 @@ impl Guest {
         path
     }
 
-    fn images(&self, kernel: &[u8], initrd: Option<&[u8]>) -> Images {
+    pub fn images(&self, kernel: &[u8], initrd: Option<&[u8]>) -> Images {
         let initrd = initrd.map(|bytes| self.file("initrd", bytes));
         Images::open(&self.file("kernel", kernel), initrd.as_deref()).unwrap()
     }
 
-    fn load(&self, images: &Images, cmdline: &str) -> Result<Entry, BootError> {
+    pub fn load(&self, images: &Images, cmdline: &str) -> Result<Entry, BootError> {
         load(images, cmdline, &self.ram, &self.layout, RSDP)
     }
 
@@ -59,7 +60,7 @@ impl Guest {
 }
 
 /// A bzImage of one setup sector whose body is `body`.
-fn bzimage(body: &[u8]) -> Vec<u8> {
+pub fn bzimage(body: &[u8]) -> Vec<u8> {
     let mut file = vec![0; 1024];
     let mut put = |at: usize, bytes: &[u8]| file[at..at + bytes.len()].copy_from_slice(bytes);
     put(0x1f1, &[1]); // setup_sects
@@ -80,7 +81,7 @@ fn bzimage(body: &[u8]) -> Vec<u8> {
 }
 
 /// An ELF file of segments (address, bytes, size in memory) and note segments.
-fn elf(segments: &[(u64, &[u8], u64)], notes: &[Vec<u8>]) -> Vec<u8> {
+pub fn elf(segments: &[(u64, &[u8], u64)], notes: &[Vec<u8>]) -> Vec<u8> {
     let mut file = vec![0; 64];
     file[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
     file[18..20].copy_from_slice(&62u16.to_le_bytes());
@@ -119,7 +120,7 @@ fn note(owner: &[u8], kind: u32, desc: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn pvh_note(entry: u32) -> Vec<u8> {
+pub fn pvh_note(entry: u32) -> Vec<u8> {
     note(b"Xen\0", 18, &entry.to_le_bytes())
 }
 
@@ -325,4 +326,27 @@ fn elf_files_that_cannot_boot_are_told_why() {
     let mut cut = elf(&[segment], &[pvh_note(0x10_0000)]);
     cut.truncate(100);
     assert!(guest.error(&cut, None, "").ends_with("cannot read it"));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+    #[test]
+    fn damaged_files_are_refused_or_loaded_but_never_panic(
+        is_elf: bool,
+        damage in proptest::collection::vec((0usize..1400, any::<u8>()), 1..12),
+        cut in 0usize..1600,
+    ) {
+        let guest = Guest::new(16);
+        let segment = (0x10_0000u64, &[0x90u8; 64][..], 4096u64);
+        let mut file = match is_elf {
+            true => elf(&[segment], &[pvh_note(0x10_0000), note(b"GNU\0", 3, &[1; 16])]),
+            false => bzimage(&[0x90; 512]),
+        };
+        for (at, byte) in damage {
+            let at = at % file.len();
+            file[at] = byte;
+        }
+        file.truncate(cut.max(8));
+        let _ = guest.load(&guest.images(&file, None), "quiet");
+    }
 }

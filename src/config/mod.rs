@@ -1,7 +1,7 @@
 //! What machine the operator wants: flags and a TOML file, equal in power, become one
 //! checked [`Machine`].
 //!
-//! The way: flags (`cli`) and the file ([`file`]) each become [`Settings`]; flags
+//! The way: flags ([`crate::cli`]) and the file ([`file`]) each become [`Settings`]; flags
 //! are laid over the file ([`Settings::over`]); [`Settings::validate`] checks the whole and
 //! yields plain values. Every setting remembers where it was given, so an error names the
 //! flag, or the file with its line.

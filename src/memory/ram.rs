@@ -19,6 +19,7 @@ use vm_memory::{
 
 use super::layout::{HIGH_RAM_START, Layout};
 use super::size::display_size;
+use super::supply::{Supply, pool_file, supply};
 
 /// What pages back guest RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
@@ -106,17 +107,6 @@ pub enum RamError {
         #[source]
         source: io::Error,
     },
-}
-
-/// What the host has to give.
-#[derive(Clone, Copy, Debug)]
-enum Supply {
-    /// Bytes of ordinary memory.
-    Plain(u64),
-    /// A pool of huge pages.
-    Pool { free: u64, total: u64 },
-    /// No pool of that size.
-    NoPool,
 }
 
 /// Makes the RAM of a machine laid out as `layout`. Nothing is populated yet, but pages of
@@ -248,43 +238,6 @@ fn fits(wanted: u64, pages: HugePages, supply: Supply) -> Result<(), RamError> {
     }
 }
 
-fn supply(pages: HugePages) -> Supply {
-    match pages.pool() {
-        None => Supply::Plain(available_memory().unwrap_or(u64::MAX)),
-        Some(page) => pool(page).unwrap_or(Supply::NoPool),
-    }
-}
-
-fn pool(page: u64) -> Option<Supply> {
-    let read = |name| -> Option<u64> {
-        let text = std::fs::read_to_string(pool_file(page, name)).ok()?;
-        text.trim().parse().ok()
-    };
-    let free = read("free_hugepages")?.saturating_sub(read("resv_hugepages").unwrap_or(0));
-    // What may be added on demand counts too.
-    let surplus = read("nr_overcommit_hugepages").unwrap_or(0);
-    let used = read("surplus_hugepages").unwrap_or(0);
-    Some(Supply::Pool {
-        free: free.saturating_add(surplus.saturating_sub(used)),
-        total: read("nr_hugepages").unwrap_or(0),
-    })
-}
-
-fn pool_file(page: u64, name: &str) -> String {
-    format!("/sys/kernel/mm/hugepages/hugepages-{}kB/{name}", page >> 10)
-}
-
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    Some(meminfo(&text, "MemAvailable:")?.saturating_add(meminfo(&text, "SwapFree:").unwrap_or(0)))
-}
-
-fn meminfo(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|l| l.strip_prefix(key))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
 /// The file behind guest RAM and the offset of a region in it.
 pub fn backing(region: &GuestRegionMmap) -> Option<(std::os::fd::RawFd, u64)> {
     region
@@ -383,12 +336,5 @@ mod tests {
             }
             Err(other) => panic!("{other}"),
         }
-    }
-
-    #[test]
-    fn reads_meminfo() {
-        let text = "MemTotal:  100 kB\nMemAvailable:   50 kB\n";
-        assert_eq!(meminfo(text, "MemAvailable:"), Some(51200));
-        assert_eq!(meminfo(text, "SwapFree:"), None);
     }
 }

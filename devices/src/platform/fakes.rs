@@ -71,22 +71,16 @@ impl Clock for FakeClock {
 #[derive(Default)]
 pub struct FakeAlarm {
     deadline: Mutex<Option<Nanos>>,
-    sets: AtomicU32,
 }
 
 impl FakeAlarm {
     pub fn deadline(&self) -> Option<Nanos> {
         *self.deadline.lock().unwrap()
     }
-
-    pub fn sets(&self) -> u32 {
-        self.sets.load(Ordering::SeqCst)
-    }
 }
 
 impl Alarm for FakeAlarm {
     fn set(&self, deadline: Option<Nanos>) {
-        self.sets.fetch_add(1, Ordering::SeqCst);
         *self.deadline.lock().unwrap() = deadline;
     }
 }

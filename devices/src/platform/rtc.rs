@@ -337,12 +337,12 @@ impl Inner {
         (now.wall + self.ahead).div_euclid(SECOND) as i64
     }
 
-    fn into_second(&self, now: Now) -> i128 {
+    fn phase(&self, now: Now) -> i128 {
         (now.wall + self.ahead).rem_euclid(SECOND)
     }
 
     fn update_is_near(&self, now: Now) -> bool {
-        !self.stopped && self.into_second(now) >= SECOND - UPDATE_NEAR
+        !self.stopped && self.phase(now) >= SECOND - UPDATE_NEAR
     }
 
     /// Periods passed since the clock began.
@@ -377,7 +377,7 @@ impl Inner {
     /// When the next interrupt comes that is enabled and not pending.
     fn deadline(&self, now: Now) -> Option<Nanos> {
         let (b, flags) = (self.b(), self.flags);
-        let to_update = (SECOND - self.into_second(now)) as Nanos;
+        let to_update = (SECOND - self.phase(now)) as Nanos;
         let period = self.a().period().unwrap_or_default();
         let periodic = (b.periodic() && !flags.periodic())
             .then(|| self.periods(now))
@@ -431,8 +431,8 @@ impl Inner {
         }
     }
 
-    /// Makes the time what the registers say, `into_second` nanoseconds into it.
-    fn load_time(&mut self, into_second: i128, now: Now) {
+    /// Makes the time what the registers say, `phase` nanoseconds into the second.
+    fn load_time(&mut self, phase: i128, now: Now) {
         let format = Format(self.b());
         let get = |cell: u8| format.decode(self.ram[usize::from(cell)]);
         let date = Date {
@@ -445,7 +445,7 @@ impl Inner {
             second: get(index::SECONDS),
         };
         let seconds = date.seconds();
-        self.ahead = i128::from(seconds) * SECOND + into_second - now.wall;
+        self.ahead = i128::from(seconds) * SECOND + phase - now.wall;
         self.second = seconds;
     }
 
@@ -454,10 +454,10 @@ impl Inner {
             self.ram[usize::from(cell)] = value;
             return;
         }
-        let into_second = self.into_second(now);
+        let phase = self.phase(now);
         self.store_time(now);
         self.ram[usize::from(cell)] = value;
-        self.load_time(into_second, now);
+        self.load_time(phase, now);
     }
 
     /// Registers A and B: time stops while SET is on or the divider is held in reset.
@@ -477,10 +477,10 @@ impl Inner {
         self.stopped = stops;
         if !ran && self.a().runs() {
             // The chain starts over; with SET still on, the phase is kept for later.
-            self.ahead += AFTER_DIVIDER_RESET - self.into_second(now);
+            self.ahead += AFTER_DIVIDER_RESET - self.phase(now);
         }
         if was_stopped && !stops {
-            self.load_time(self.into_second(now), now);
+            self.load_time(self.phase(now), now);
         }
         if cell == index::A && old & 0x7f != value {
             self.period = self.periods(now).unwrap_or_default();

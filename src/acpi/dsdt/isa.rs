@@ -5,14 +5,15 @@ use acpi_tables::aml::{
     Device, EISAName, Field, FieldAccessType, FieldEntry, FieldLockRule, FieldUpdateRule, IO,
     Memory32Fixed, Name, OpRegion, OpRegionSpace, ResourceTemplate,
 };
+use devices::platform::{acpi_pm, lpc};
 
-use super::super::{PM_BASE, PM_SIZE};
+use super::super::PM_BASE;
 use super::resources::IsaIrq;
 use super::{Raw, raw};
 use crate::memory::layout::{RCBA_BASE, RCBA_SIZE};
 
-/// Device 31, function 0.
-const ADDRESS: u32 = 0x001f_0000;
+/// Its device number; function 0.
+const ADDRESS: u32 = (lpc::DEVICE as u32) << 16;
 /// PIRQA–D_ROUT at 0x60 and PIRQE–H_ROUT at 0x68 (ICH9 §13.1.9, §13.1.11).
 const PIRQ_REGISTERS: (u8, u8) = (0x60, 0x0c);
 
@@ -35,7 +36,7 @@ pub fn build(aml: &mut Vec<u8>) {
             ],
         ),
         device("TMR_", "PNP0100", &[&ports(0x40, 4), &IsaIrq(0)]),
-        device("RTC_", "PNP0B00", &[&ports(0x70, 2), &IsaIrq(8)]),
+        device("RTC_", "PNP0B00", &[&ports(0x70, 8), &IsaIrq(8)]),
         device("COM1", "PNP0501", &[&ports(0x3f8, 8), &IsaIrq(4)]),
         motherboard(),
     ];
@@ -86,13 +87,19 @@ fn device(name: &str, id: &str, resources: &[&dyn Aml]) -> Raw {
 }
 
 /// What no device above claims and nothing else may: NMI status and speaker, fast reset,
-/// power management ports, the root complex registers.
+/// APM and power management ports, the root complex registers.
 fn motherboard() -> Raw {
-    let power = IO::new(PM_BASE, PM_BASE, 1, PM_SIZE as u8);
+    let power = IO::new(PM_BASE, PM_BASE, 1, acpi_pm::LEN as u8);
     let rcba = Memory32Fixed::new(true, RCBA_BASE as u32, RCBA_SIZE as u32);
     device(
         "MBRD",
         "PNP0C02",
-        &[&ports(0x61, 1), &ports(0x92, 1), &power, &rcba],
+        &[
+            &ports(0x61, 1),
+            &ports(0x92, 1),
+            &ports(0xb2, 2),
+            &power,
+            &rcba,
+        ],
     )
 }

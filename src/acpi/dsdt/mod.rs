@@ -21,8 +21,9 @@ use acpi_tables::aml::{
     Device, EISAName, Memory32Fixed, Name, Package, ResourceTemplate, Scope, ZERO,
 };
 use acpi_tables::sdt::Sdt;
+use devices::platform::acpi_pm::SLEEP_TYPE_S5;
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, SLP_TYP_S5};
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform};
 use crate::memory::layout::{ECAM_BASE, ECAM_SIZE};
 
 const HEADER: u32 = 36;
@@ -35,7 +36,7 @@ pub fn build(platform: &Platform) -> Sdt {
     interrupts::model(&mut aml);
     Name::new(
         "_S5_".into(),
-        &Package::new(vec![&SLP_TYP_S5, &ZERO, &ZERO, &ZERO]),
+        &Package::new(vec![&SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]),
     )
     .to_aml_bytes(&mut aml);
 

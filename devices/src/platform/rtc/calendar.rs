@@ -78,7 +78,7 @@ impl Format {
         if self.0.binary() {
             value
         } else {
-            value / 10 % 10 << 4 | value % 10
+            ((value / 10 % 10) << 4) | (value % 10)
         }
     }
 

@@ -1,0 +1,102 @@
+//! What an assigned device needs of the kernel (linux/vfio.h), as a trait: hardware behind
+//! it in life, a fake that fails on demand in tests.
+
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use pci::BarIndex;
+use vmm_sys_util::eventfd::EventFd;
+
+use crate::bus::Mapping;
+
+/// The size of a page, and so the grain of what can be mapped.
+pub const PAGE: u64 = 4096;
+
+/// A range of the device that can be read and written.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum RegionId {
+    /// What is behind a BAR.
+    Bar(BarIndex),
+    /// Config space, as the kernel virtualises it.
+    Config,
+}
+
+/// What a region is.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct RegionInfo {
+    /// Length in bytes; 0 where there is nothing.
+    pub size: u64,
+    /// It can be read.
+    pub readable: bool,
+    /// It can be written.
+    pub writable: bool,
+    /// The parts that can be mapped: page aligned, in order, none if nothing can be.
+    pub mappable: Vec<Range<u64>>,
+}
+
+/// A kind of message signalled interrupts. One kind at a time can be enabled.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
+pub enum IrqKind {
+    /// MSI.
+    Msi,
+    /// MSI-X.
+    Msix,
+}
+
+/// The interrupts of a kind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct IrqInfo {
+    /// Vectors that the device has; 0 if it has none of the kind.
+    pub count: u32,
+    /// Vectors can be added while others are enabled. Otherwise enabling one more means
+    /// disabling them all first.
+    pub growable: bool,
+}
+
+/// The kernel did not set triggers.
+#[derive(Debug, thiserror::Error)]
+pub enum TriggerError {
+    /// The host has only so many vectors to give; none were enabled.
+    #[error("the host has only {0} vectors for it")]
+    Only(u32),
+    /// The kernel refused.
+    #[error("the kernel refused")]
+    Refused(#[source] io::Error),
+}
+
+/// A device in the hands of VFIO.
+pub trait VfioBackend: Send + Sync {
+    /// What a region is; all zero where there is none.
+    fn region(&self, region: RegionId) -> RegionInfo;
+
+    /// The interrupts of a kind.
+    fn irq(&self, kind: IrqKind) -> IrqInfo;
+
+    /// Reads from a region.
+    fn read(&self, region: RegionId, offset: u64, data: &mut [u8]) -> io::Result<()>;
+
+    /// Writes to a region.
+    fn write(&self, region: RegionId, offset: u64, data: &[u8]) -> io::Result<()>;
+
+    /// Maps a part of [`RegionInfo::mappable`], page aligned, into this process.
+    fn map(&self, region: RegionId, range: Range<u64>) -> io::Result<Arc<dyn Mapping>>;
+
+    /// Has the vectors from `start` on signal these events, or nothing. If none of the kind
+    /// is enabled yet, enables as many vectors as that reaches.
+    fn set_triggers(
+        &self,
+        kind: IrqKind,
+        start: u32,
+        triggers: &[Option<&EventFd>],
+    ) -> Result<(), TriggerError>;
+
+    /// Disables all interrupts of a kind. When it returns no event is signalled any more.
+    fn disable_irqs(&self, kind: IrqKind) -> io::Result<()>;
+
+    /// The kernel knows a way to reset the device.
+    fn can_reset(&self) -> bool;
+
+    /// Resets the device. Config space keeps what the kernel virtualises.
+    fn reset(&self) -> io::Result<()>;
+}

@@ -1,0 +1,287 @@
+//! The BARs of an assigned device: which parts the guest reaches directly and which are
+//! trapped (PCIe 6.0 §7.5.1.2.1).
+//!
+//! A page is mapped unless it holds part of the MSI-X table or of the pending bits, or is not
+//! wholly the BAR's. Everything else is trapped: the MSI-X structures go to our model, the
+//! rest to the device through the kernel. I/O ports are always trapped.
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use pci::{BarIndex, BarKind};
+
+use super::backend::{PAGE, RegionId, RegionInfo, VfioBackend};
+use super::capabilities::Snapshot;
+use super::msix::Msix;
+use crate::bus::{FastPath, Mapping, Region};
+use crate::guest_error;
+
+/// A BAR as the guest sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Bar {
+    pub index: BarIndex,
+    pub kind: BarKind,
+    /// A power of two, at least what the device has.
+    pub size: u64,
+    /// What the kernel says of it.
+    pub info: RegionInfo,
+}
+
+impl Bar {
+    pub fn is_io(&self) -> bool {
+        self.kind == BarKind::Io
+    }
+}
+
+/// The BARs that the device has.
+pub(super) fn find(backend: &dyn VfioBackend, device: &Snapshot) -> Vec<Bar> {
+    let bars = (0..6u8).filter_map(|n| {
+        let index = BarIndex(n);
+        let info = backend.region(RegionId::Bar(index));
+        if info.size == 0 {
+            return None;
+        }
+        // The kernel keeps the type bits here, for virtual functions too.
+        let flags = device.u32(0x10 + 4 * u16::from(n));
+        let prefetchable = flags & 0b1000 != 0;
+        let kind = match flags & 0b111 {
+            0b001 | 0b011 | 0b101 | 0b111 => BarKind::Io,
+            0b100 => BarKind::Memory64 { prefetchable },
+            _ => BarKind::Memory32 { prefetchable },
+        };
+        let least = if kind == BarKind::Io { 4 } else { 16 };
+        Some(Bar {
+            index,
+            kind,
+            size: info.size.checked_next_power_of_two()?.max(least),
+            info,
+        })
+    });
+    bars.collect()
+}
+
+/// The parts of `info.mappable` that touch none of `holes`, in whole pages.
+fn direct_areas(info: &RegionInfo, holes: &[Range<u64>]) -> Vec<Range<u64>> {
+    let mut areas = info.mappable.clone();
+    for hole in holes.iter().filter(|hole| !hole.is_empty()) {
+        let from = hole.start - hole.start % PAGE;
+        let to = hole.end.checked_next_multiple_of(PAGE).unwrap_or(u64::MAX);
+        areas = areas
+            .into_iter()
+            .flat_map(|area| {
+                let before = area.start..area.end.min(from);
+                let after = area.start.max(to)..area.end;
+                [before, after]
+            })
+            .filter(|area| area.start < area.end)
+            .collect();
+    }
+    areas
+}
+
+/// What is behind a BAR.
+pub(super) struct BarRegion {
+    name: Arc<str>,
+    backend: Arc<dyn VfioBackend>,
+    bar: Bar,
+    msix: Option<Arc<Mutex<Msix>>>,
+    /// Where the MSI-X table and the pending bits are, if in this BAR.
+    table: Range<u64>,
+    pending: Range<u64>,
+    mappings: Mutex<Option<Vec<Direct>>>,
+}
+
+/// A part of the BAR that is mapped.
+#[derive(Clone)]
+struct Direct {
+    offset: u64,
+    memory: Arc<dyn Mapping>,
+}
+
+/// Who answers for a part of a BAR.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owner {
+    Device,
+    Table,
+    Pending,
+    /// Beyond what the device has.
+    Nobody,
+}
+
+impl BarRegion {
+    pub fn new(
+        name: Arc<str>,
+        backend: Arc<dyn VfioBackend>,
+        bar: Bar,
+        msix: Option<Arc<Mutex<Msix>>>,
+    ) -> Self {
+        let (table, pending) = msix
+            .as_ref()
+            .map(|msix| {
+                let msix = msix.lock().unwrap_or_else(PoisonError::into_inner);
+                (msix.table_in(bar.index), msix.pending_in(bar.index))
+            })
+            .unwrap_or_default();
+        Self {
+            name,
+            backend,
+            bar,
+            msix,
+            table,
+            pending,
+            mappings: Mutex::new(None),
+        }
+    }
+
+    /// The parts that the guest may reach directly, mapped when first asked for. What cannot
+    /// be mapped is trapped: slow, and right.
+    pub fn fast_paths(&self) -> Vec<FastPath> {
+        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        let direct = mappings.get_or_insert_with(|| self.map());
+        direct
+            .iter()
+            .map(|Direct { offset, memory }| FastPath::Mapped {
+                offset: *offset,
+                memory: Arc::clone(memory),
+            })
+            .collect()
+    }
+
+    fn map(&self) -> Vec<Direct> {
+        if self.bar.is_io() || self.bar.size < PAGE {
+            return Vec::new();
+        }
+        let holes = [self.table.clone(), self.pending.clone()];
+        let areas = direct_areas(&self.bar.info, &holes).into_iter();
+        areas
+            .filter_map(|area| {
+                let offset = area.start;
+                let region = RegionId::Bar(self.bar.index);
+                match self.backend.map(region, area.clone()) {
+                    Ok(memory) => Some(Direct { offset, memory }),
+                    Err(error) => {
+                        tracing::warn!(
+                            device = &*self.name, bar = self.bar.index.0, ?area, %error,
+                            "part of a BAR cannot be mapped and is trapped instead"
+                        );
+                        None
+                    }
+                }
+            })
+            .collect()
+    }
+
+    /// Lets go of the mappings; whoever still has them mapped holds on to them.
+    pub fn unmap(&self) {
+        let mut mappings = self.mappings.lock().unwrap_or_else(PoisonError::into_inner);
+        *mappings = Some(Vec::new());
+    }
+
+    /// Who owns the byte at `offset`, and where the next owner begins.
+    fn owner(&self, offset: u64) -> (Owner, u64) {
+        let parts = [(Owner::Table, &self.table), (Owner::Pending, &self.pending)];
+        for (owner, range) in parts {
+            if range.contains(&offset) {
+                return (owner, range.end);
+            }
+        }
+        let size = self.bar.info.size;
+        if offset >= size {
+            return (Owner::Nobody, u64::MAX);
+        }
+        let starts = [self.table.start, self.pending.start];
+        let next = starts.into_iter().filter(|&start| start > offset);
+        (Owner::Device, next.min().unwrap_or(size).min(size))
+    }
+
+    /// Cuts an access by owners: for each, the range in the access.
+    fn pieces(&self, offset: u64, len: usize) -> impl Iterator<Item = (Owner, Range<usize>)> {
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            if at >= len {
+                return None;
+            }
+            // What would wrap belongs to nobody.
+            let here = offset.saturating_add(at as u64);
+            let (owner, next) = self.owner(here);
+            let run = usize::try_from(next.wrapping_sub(here)).unwrap_or(usize::MAX);
+            let end = at.saturating_add(run).min(len);
+            let piece = at..end.max(at + 1);
+            at = piece.end;
+            Some((owner, piece))
+        })
+    }
+
+    fn with_msix<T>(&self, act: impl FnOnce(&mut Msix) -> T) -> Option<T> {
+        let msix = self.msix.as_ref()?;
+        let mut msix = msix.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(act(&mut msix))
+    }
+
+    fn read_device(&self, offset: u64, data: &mut [u8]) {
+        let region = RegionId::Bar(self.bar.index);
+        if let Err(error) = self.backend.read(region, offset, data) {
+            // As a read that nobody answers.
+            data.fill(0xff);
+            guest_error!(device = &*self.name, bar = self.bar.index.0, offset, %error, "a read failed");
+        }
+    }
+
+    fn read_piece(&self, owner: Owner, offset: u64, data: &mut [u8]) {
+        match owner {
+            Owner::Device => self.read_device(offset, data),
+            Owner::Nobody => data.fill(0xff),
+            Owner::Table => {
+                let offset = offset - self.table.start;
+                self.with_msix(|msix| msix.read_table(offset, data));
+            }
+            Owner::Pending => {
+                // Vectors that were never armed wait in the device's own bits.
+                self.read_device(offset, data);
+                let mut held = vec![0; data.len()];
+                let offset = offset - self.pending.start;
+                self.with_msix(|msix| msix.read_pending(offset, &mut held));
+                for (byte, held) in data.iter_mut().zip(held) {
+                    *byte |= held;
+                }
+            }
+        }
+    }
+
+    fn write_piece(&self, owner: Owner, offset: u64, data: &[u8]) {
+        match owner {
+            Owner::Device => {
+                let region = RegionId::Bar(self.bar.index);
+                if let Err(error) = self.backend.write(region, offset, data) {
+                    guest_error!(device = &*self.name, bar = self.bar.index.0, offset, %error, "a write failed");
+                }
+            }
+            Owner::Table => {
+                let offset = offset - self.table.start;
+                self.with_msix(|msix| msix.write_table(offset, data));
+            }
+            // The pending bits are read-only.
+            Owner::Pending | Owner::Nobody => (),
+        }
+    }
+}
+
+impl Region for BarRegion {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        for (owner, piece) in self.pieces(offset, data.len()) {
+            let at = offset.wrapping_add(piece.start as u64);
+            if let Some(data) = data.get_mut(piece) {
+                self.read_piece(owner, at, data);
+            }
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        for (owner, piece) in self.pieces(offset, data.len()) {
+            let at = offset.wrapping_add(piece.start as u64);
+            if let Some(data) = data.get(piece) {
+                self.write_piece(owner, at, data);
+            }
+        }
+    }
+}

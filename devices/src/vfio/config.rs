@@ -1,0 +1,407 @@
+//! The config space that the guest sees of an assigned device.
+//!
+//! Three kinds of bits. The header with its BARs, power management, MSI and MSI-X are a
+//! [`ConfigSpace`] of ours. Registers that only the device knows are read from it, and some
+//! written, as a table of [`Patch`]es says. Capabilities that the guest must not have are
+//! unlinked, and read as zero.
+//!
+//! The device itself always decodes memory and I/O and stays in D0: a BAR that is mapped into
+//! the guest must never fault, not even while another vCPU turns it off. What the guest does
+//! to those bits moves its windows and gates bus mastering; the device's power state it only
+//! believes to change, which No_Soft_Reset makes true enough. INTx is always off.
+//!
+//! The device's identity is what the kernel says it is: for a virtual function it fills in
+//! what the hardware leaves at FFFFh.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use pci::{
+    BarIndex, Capability, Changes, ClassCode, Command, ConfigSpace, ConfigWrite, Ids, InBar, Msi,
+    Msix, PowerManagement, Register,
+};
+
+use super::backend::{IrqKind, RegionId, VfioBackend};
+use super::bars::{self, Bar};
+use super::capabilities::{self, EXTENDED, FIRST, Found, Snapshot, id};
+use super::patch::{self, Patch};
+use crate::guest_error;
+
+const COMMAND: u16 = 0x04;
+const HEADER_TYPE: u16 = 0x0e;
+const POINTER: u16 = 0x34;
+
+/// Why a device's config space cannot be shown to a guest.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It could not be read.
+    #[error("cannot read its config space")]
+    Read(#[source] io::Error),
+    /// All ones: the device has fallen off its bus.
+    #[error("its config space reads as all ones: the device does not answer")]
+    Absent,
+    /// A bridge, or something stranger.
+    #[error("it is no endpoint: its header is of type {0}")]
+    NotEndpoint(u8),
+}
+
+/// The config space of an assigned device.
+pub(super) struct Config {
+    pub space: ConfigSpace,
+    patches: BTreeMap<u16, Patch>,
+    /// Where Device Control is, if the guest may order a function-level reset.
+    reset_order: Option<Register>,
+    /// Where the pending bits of MSI are.
+    msi_pending: Option<Register>,
+    /// What the device's Command register holds.
+    command: Option<Command>,
+    has_io: bool,
+}
+
+impl Config {
+    /// Reads the device's config space and lays out the guest's.
+    pub fn new(backend: &dyn VfioBackend) -> Result<(Self, Vec<Bar>), ConfigError> {
+        let device = read_all(backend).map_err(ConfigError::Read)?;
+        if device.u16(0) == 0xffff {
+            return Err(ConfigError::Absent);
+        }
+        let header = device.u8(HEADER_TYPE) & 0x7f;
+        if header != 0 {
+            return Err(ConfigError::NotEndpoint(header));
+        }
+        let bars = bars::find(backend, &device);
+        let mut config = Self {
+            space: ConfigSpace::endpoint(ids(&device)),
+            patches: BTreeMap::from([(COMMAND, patch::STATUS)]),
+            reset_order: None,
+            msi_pending: None,
+            command: None,
+            has_io: bars.iter().any(Bar::is_io),
+        };
+        let bars: Vec<_> = bars
+            .into_iter()
+            .filter(|bar| {
+                let set = config.space.set_bar(bar.index, bar.kind, bar.size);
+                if let Err(error) = &set {
+                    tracing::warn!(bar = bar.index.0, %error, "a BAR is hidden from the guest");
+                }
+                set.is_ok()
+            })
+            .collect();
+        config.lay_capabilities(backend, &device, &bars);
+        config.lay_extended(&device);
+        Ok((config, bars))
+    }
+
+    fn lay_capabilities(&mut self, backend: &dyn VfioBackend, device: &Snapshot, bars: &[Bar]) {
+        let found = capabilities::capabilities(device);
+        let mut kept = Vec::new();
+        for &cap in &found {
+            if self.lay(backend, device, bars, cap) {
+                kept.push(cap.offset);
+            }
+        }
+        let links = kept.iter().skip(1).copied().chain([0]);
+        for (&at, next) in kept.iter().zip(links) {
+            self.space.define_bits(at, 0xff00, u32::from(next) << 8);
+        }
+        let first = kept.first().copied().unwrap_or(0);
+        self.space.define_bits(POINTER, 0xff, u32::from(first));
+        let has_list = u32::from(first != 0) << 20;
+        self.space.define_bits(COMMAND, 1 << 20, has_list);
+        for at in (FIRST..EXTENDED).step_by(4) {
+            let in_capability = |cap: &Found| {
+                let len = length(device, cap).min(cap.room);
+                (cap.offset..cap.offset + len).contains(&at)
+            };
+            if !found.iter().any(in_capability) {
+                self.patches.insert(at, patch::device_specific(at));
+            }
+        }
+    }
+
+    /// Lays a capability in its place, unlinked; false if the guest is not to have it.
+    fn lay(
+        &mut self,
+        backend: &dyn VfioBackend,
+        device: &Snapshot,
+        bars: &[Bar],
+        cap: Found,
+    ) -> bool {
+        let model = match cap.id {
+            id::POWER_MANAGEMENT => Some(Capability::PowerManagement(PowerManagement {
+                no_soft_reset: true,
+            })),
+            id::MSI => msi(backend, device, cap.offset).map(Capability::Msi),
+            id::MSIX => msix(backend, device, bars, cap.offset).map(Capability::Msix),
+            id::EXPRESS => {
+                return self.lay_express(device, cap, backend.can_reset());
+            }
+            _ => {
+                let table = patch::capability(cap, device.u32(cap.offset));
+                return table.is_some_and(|table| self.lay_table(cap, table));
+            }
+        };
+        let Some(model) = model.filter(|_| length(device, &cap) <= cap.room) else {
+            return false;
+        };
+        // From 40h to fch: it fits in a byte.
+        let laid = self.space.add_capability_at(cap.offset as u8, model);
+        if laid.is_ok() && cap.id == id::MSI {
+            self.msi_pending = self.space.msi().map(|_| pending_bits(device, cap.offset));
+        }
+        laid.is_ok()
+    }
+
+    fn lay_express(&mut self, device: &Snapshot, cap: Found, can_reset: bool) -> bool {
+        let at = cap.offset;
+        let table = patch::express(device.u32(at), device.u32(at + 4), can_reset);
+        let orders = table.iter().any(|p| p.offset == 4 && p.value != 0);
+        let laid = self.lay_table(cap, table);
+        if laid && orders {
+            self.reset_order = Some(Register::containing(at + patch::DEVICE_CONTROL));
+        }
+        laid
+    }
+
+    /// Lays a table of patches from the capability's offset on, under its ID.
+    fn lay_table(&mut self, cap: Found, table: Vec<Patch>) -> bool {
+        let fits = |patch: &Patch| patch.offset < cap.room;
+        for patch in table.into_iter().filter(fits) {
+            let offset = cap.offset + patch.offset;
+            let id = if patch.offset == 0 {
+                u32::from(cap.id)
+            } else {
+                0
+            };
+            self.space.define(offset, patch.value | id, 0, 0);
+            self.patches.insert(offset, Patch { offset, ..patch });
+        }
+        true
+    }
+
+    /// The extended list starts at 100h, whatever is there: where the device's first one is
+    /// hidden, a null capability (PCIe 6.0 §7.9.28) leads on.
+    fn lay_extended(&mut self, device: &Snapshot) {
+        let mut kept = Vec::new();
+        for cap in capabilities::extended_capabilities(device) {
+            let table = patch::extended_capability(cap, device.u32(cap.offset + 4));
+            if let Some(table) = table {
+                self.lay_table(cap, table);
+                let version = device.u32(cap.offset) & 0x000f_0000;
+                self.space.define_bits(cap.offset, 0x000f_0000, version);
+                kept.push(cap.offset);
+            }
+        }
+        if kept.first().is_some_and(|&first| first != EXTENDED) {
+            // It may come later in the list: then it is not at 100h by definition.
+            kept.retain(|&at| at != EXTENDED);
+            self.space.define(EXTENDED, 0, 0, 0);
+            self.patches.remove(&EXTENDED);
+            kept.insert(0, EXTENDED);
+        }
+        let links = kept.iter().skip(1).copied().chain([0]);
+        for (&at, next) in kept.iter().zip(links) {
+            let link = u32::from(next) << 20;
+            self.space.define_bits(at, 0xfff0_0000, link);
+        }
+    }
+
+    /// What the guest reads.
+    pub fn read(&self, backend: &dyn VfioBackend, register: Register) -> u32 {
+        let ours = self.space.read(register);
+        match self.patches.get(&register.offset()) {
+            Some(patch) if patch.device != 0 => {
+                let device = read_register(backend, register.offset());
+                ours & !patch.device | device & patch.device
+            }
+            _ => ours,
+        }
+    }
+
+    /// Takes the guest's write. [`Changes::FUNCTION_RESET`] is an order still to be carried
+    /// out.
+    pub fn write(&mut self, backend: &dyn VfioBackend, write: ConfigWrite) -> Changes {
+        let mut changes = self.space.write(write);
+        if let Some(patch) = self.patches.get(&write.register().offset()) {
+            forward(backend, patch, write);
+        }
+        self.follow_command(backend);
+        if self.reset_order == Some(write.register()) && write.value() & patch::INITIATE_RESET != 0
+        {
+            changes |= Changes::FUNCTION_RESET;
+        }
+        changes
+    }
+
+    /// Brings the device's Command register to what the guest's says. See the top of the
+    /// file for what is not the guest's.
+    pub fn follow_command(&mut self, backend: &dyn VfioBackend) {
+        let guest = self.space.command();
+        let mut command = Command(0);
+        command.set_memory_space(true);
+        command.set_io_space(self.has_io);
+        command.set_interrupt_disable(true);
+        command.set_bus_master(self.space.is_bus_master());
+        command.set_parity_error_response(guest.parity_error_response());
+        command.set_serr(guest.serr());
+        if self.command == Some(command) {
+            return;
+        }
+        match backend.write(RegionId::Config, COMMAND.into(), &command.0.to_le_bytes()) {
+            Ok(()) => self.command = Some(command),
+            Err(error) => {
+                // Tried again at the next write.
+                self.command = None;
+                guest_error!(%error, "the device's command register was not written");
+            }
+        }
+    }
+
+    /// Lets the pending bits of MSI be read.
+    pub fn show_msi_pending(&mut self, pending: u32) {
+        if let Some(register) = self.msi_pending {
+            self.space.put_u32(register.offset(), pending);
+        }
+    }
+
+    /// The register is MSI's pending bits.
+    pub fn is_msi_pending(&self, register: Register) -> bool {
+        self.msi_pending == Some(register)
+    }
+
+    /// As after power-on; the device has just been reset. The kernel gave it back the Command
+    /// register it had.
+    pub fn reset(&mut self, backend: &dyn VfioBackend) {
+        self.space.reset();
+        self.command = None;
+        self.follow_command(backend);
+    }
+}
+
+/// Bytes of a capability; up to the next one where its ID does not tell.
+fn length(device: &Snapshot, cap: &Found) -> u16 {
+    match cap.id {
+        id::POWER_MANAGEMENT | id::VPD => 8,
+        id::MSIX => 12,
+        // Control and the lower address, then what Message Control says (PCIe 6.0 §7.7.1).
+        id::MSI => {
+            let control = pci::MsiControl(device.u16(cap.offset + 2));
+            12 + 4 * u16::from(control.wide()) + 8 * u16::from(control.maskable())
+        }
+        _ => cap.room,
+    }
+}
+
+fn ids(device: &Snapshot) -> Ids {
+    Ids {
+        vendor: device.u16(0x00),
+        device: device.u16(0x02),
+        revision: device.u8(0x08),
+        class: ClassCode {
+            base: device.u8(0x0b),
+            sub: device.u8(0x0a),
+            interface: device.u8(0x09),
+        },
+        subsystem_vendor: device.u16(0x2c),
+        subsystem: device.u16(0x2e),
+    }
+}
+
+fn msi(backend: &dyn VfioBackend, device: &Snapshot, at: u16) -> Option<Msi> {
+    let irqs = backend.irq(IrqKind::Msi).count.min(32) as u8;
+    if irqs == 0 {
+        return None;
+    }
+    let control = pci::MsiControl(device.u16(at + 2));
+    let vectors = 1 << control.multiple_capable().min(5);
+    // A power of two; of what the kernel has, the largest.
+    let mut msi = Msi::new(vectors.min(1 << irqs.ilog2()));
+    if !control.wide() {
+        msi = msi.narrow();
+    }
+    if control.maskable() {
+        msi = msi.maskable();
+    }
+    Some(msi)
+}
+
+/// The pending bits follow the mask bits, which follow the data (PCIe 6.0 §7.7.1).
+fn pending_bits(device: &Snapshot, at: u16) -> Register {
+    let control = pci::MsiControl(device.u16(at + 2));
+    Register::containing(at + if control.wide() { 0x14 } else { 0x10 })
+}
+
+fn msix(backend: &dyn VfioBackend, device: &Snapshot, bars: &[Bar], at: u16) -> Option<Msix> {
+    let irqs = backend.irq(IrqKind::Msix).count.min(2048) as u16;
+    let size = pci::MsixControl(device.u16(at + 2)).table_size() + 1;
+    let vectors = size.min(irqs);
+    let place = |at| {
+        let value = device.u32(at);
+        InBar {
+            bar: BarIndex((value & 7) as u8),
+            offset: value & !7,
+        }
+    };
+    let (table, pending) = (place(at + 4), place(at + 8));
+    let fits = |place: InBar, len: u64| {
+        bars.iter()
+            .any(|bar| bar.index == place.bar && u64::from(place.offset) + len <= bar.size)
+    };
+    let apt = vectors > 0
+        && fits(table, u64::from(vectors) * 16)
+        && fits(pending, u64::from(vectors).div_ceil(64) * 8);
+    if !apt {
+        tracing::warn!(vectors, ?table, ?pending, "MSI-X is hidden from the guest");
+    }
+    apt.then(|| Msix::new(vectors, table, pending))
+}
+
+fn read_all(backend: &dyn VfioBackend) -> io::Result<Snapshot> {
+    let size = backend.region(RegionId::Config).size.min(4096) as usize;
+    let mut bytes = vec![0; size];
+    for (at, dword) in (0..).step_by(4).zip(bytes.chunks_mut(4)) {
+        backend.read(RegionId::Config, at, dword)?;
+    }
+    Ok(Snapshot(bytes))
+}
+
+/// A register of the device; all ones if it does not answer.
+fn read_register(backend: &dyn VfioBackend, offset: u16) -> u32 {
+    let mut bytes = [0; 4];
+    match backend.read(RegionId::Config, offset.into(), &mut bytes) {
+        Ok(()) => u32::from_le_bytes(bytes),
+        Err(error) => {
+            guest_error!(%error, offset, "the device's config space does not answer");
+            u32::MAX
+        }
+    }
+}
+
+/// Writes the bytes of `write` that have bits for the device, and no others: an unneeded
+/// write may clear or start something.
+fn forward(backend: &dyn VfioBackend, patch: &Patch, write: ConfigWrite) {
+    let reached = (write.mask() & patch.write).to_le_bytes();
+    if reached == [0; 4] {
+        return;
+    }
+    let kept = !(patch.write | patch.zero);
+    let current = if kept & write.mask() != 0 {
+        read_register(backend, patch.offset)
+    } else {
+        0
+    };
+    let value = (write.value() & patch.write | current & kept).to_le_bytes();
+    let mut at = 0;
+    while let Some(skip) = reached.iter().skip(at).position(|&byte| byte != 0) {
+        let start = at + skip;
+        let run = reached.iter().skip(start).take_while(|&&byte| byte != 0);
+        let end = start + run.count();
+        let offset = u64::from(patch.offset) + start as u64;
+        let bytes = value.get(start..end).unwrap_or_default();
+        if let Err(error) = backend.write(RegionId::Config, offset, bytes) {
+            guest_error!(%error, offset, "a write to the device's config space was lost");
+        }
+        at = end;
+    }
+}

@@ -1,0 +1,241 @@
+//! An assigned device: the function that the guest sees, over a [`VfioBackend`].
+//!
+//! **Reset.** The device, its config space, its vectors and routes are as after power-on.
+//! Nothing survives but where the function sits on its bus and what is counted in
+//! [`AssignedDeviceState`].
+//!
+//! **Order at the end.** [`AssignedDevice::release`] (or the drop) disables interrupts, ends
+//! bus mastering, resets the device and lets go of the BAR mappings. Guest memory must be
+//! unmapped from the device only after that, or a DMA still under way faults in the host's
+//! IOMMU: keep the device in front of the [`iommu::host::PinnedMemory`].
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pci::{BarIndex, Bdf, Changes, ConfigSpaceState, ConfigWrite, Function, Register, Window};
+
+use super::backend::{IrqKind, VfioBackend};
+use super::bars::BarRegion;
+use super::config::{Config, ConfigError};
+use super::msi;
+use super::msix::Msix;
+use super::reset::{Occasion, reset};
+use super::vectors::{Vectors, VectorsState};
+use crate::bus::{FastPath, PciDevice, Region};
+use crate::irq::MsiRoutes;
+
+/// A device could not be assigned.
+#[derive(Debug, thiserror::Error)]
+#[error("{name} cannot be assigned: {source}")]
+pub struct AssignError {
+    /// Its host address.
+    pub name: String,
+    /// Why.
+    #[source]
+    pub source: ConfigError,
+}
+
+/// A function of the host, in the guest's hands.
+pub struct AssignedDevice {
+    name: Arc<str>,
+    backend: Arc<dyn VfioBackend>,
+    state: Mutex<State>,
+    // Locked after `state`, and alone by accesses to the table.
+    msix: Option<Arc<Mutex<Msix>>>,
+    regions: Vec<(BarIndex, Arc<BarRegion>)>,
+}
+
+struct State {
+    config: Config,
+    msi: Vectors,
+    requester: Bdf,
+    resets: u64,
+    released: bool,
+}
+
+/// [`AssignedDevice`] as data.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct AssignedDeviceState {
+    /// The host address.
+    pub name: String,
+    /// Where the function sits in the guest.
+    pub requester: Bdf,
+    /// Config space, as far as it is ours.
+    pub config: ConfigSpaceState,
+    /// MSI.
+    pub msi: VectorsState,
+    /// MSI-X, if the guest has it.
+    pub msix: Option<VectorsState>,
+    /// The kernel can reset the device.
+    pub can_reset: bool,
+    /// Resets since it was taken, with that one.
+    pub resets: u64,
+}
+
+impl AssignedDevice {
+    /// Takes the device: resets it and lays out what the guest will see. `name` is its host
+    /// address.
+    pub fn new(
+        name: &str,
+        backend: Arc<dyn VfioBackend>,
+        routes: Arc<dyn MsiRoutes>,
+    ) -> Result<Self, AssignError> {
+        let shared: Arc<str> = name.into();
+        let resets = reset(&*backend, name, Occasion::Taken).into();
+        let (mut config, bars) = Config::new(&*backend).map_err(|source| AssignError {
+            name: name.to_owned(),
+            source,
+        })?;
+        config.reset(&*backend);
+        let vectors = |kind| {
+            let (name, backend) = (Arc::clone(&shared), Arc::clone(&backend));
+            Vectors::new(name, kind, backend, Arc::clone(&routes))
+        };
+        let msix = config.space.msix().map(|capability| {
+            let msix = Msix::new(capability, vectors(IrqKind::Msix));
+            Arc::new(Mutex::new(msix))
+        });
+        let regions = bars.into_iter().map(|bar| {
+            let index = bar.index;
+            let (name, backend) = (Arc::clone(&shared), Arc::clone(&backend));
+            let region = BarRegion::new(name, backend, bar, msix.clone());
+            (index, Arc::new(region))
+        });
+        Ok(Self {
+            regions: regions.collect(),
+            state: Mutex::new(State {
+                config,
+                msi: vectors(IrqKind::Msi),
+                requester: Bdf::default(),
+                resets,
+                released: false,
+            }),
+            msix,
+            name: shared,
+            backend,
+        })
+    }
+
+    /// Gives the device back: it interrupts no more, does no DMA, and is reset. The guest must
+    /// not run any more. Done by the drop if not before.
+    pub fn release(&self) {
+        let mut state = self.lock();
+        if std::mem::replace(&mut state.released, true) {
+            return;
+        }
+        self.reset_as(&mut state, Occasion::GivenBack);
+        for (_, region) in &self.regions {
+            region.unmap();
+        }
+    }
+
+    /// The device as data.
+    pub fn state(&self) -> AssignedDeviceState {
+        let state = self.lock();
+        AssignedDeviceState {
+            name: self.name.to_string(),
+            requester: state.requester,
+            config: state.config.space.state(),
+            msi: state.msi.state(),
+            msix: self.with_msix(|msix| msix.state()),
+            can_reset: self.backend.can_reset(),
+            resets: state.resets,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn with_msix<T>(&self, act: impl FnOnce(&mut Msix) -> T) -> Option<T> {
+        let msix = self.msix.as_ref()?;
+        Some(act(&mut msix
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)))
+    }
+
+    /// Brings the vectors to what the capabilities say. If the guest enables MSI and MSI-X
+    /// at once, which it must not (PCIe 6.0 §6.1.4), the kernel refuses the second.
+    fn follow_interrupts(&self, state: &mut State) {
+        msi::follow(&mut state.msi, &state.config.space, state.requester);
+        if let Some(capability) = state.config.space.msix() {
+            self.with_msix(|msix| msix.follow(capability));
+        }
+    }
+
+    /// Interrupts first: see [`reset`]. Then bus mastering ends, whether or not the device
+    /// can be reset.
+    fn reset_as(&self, state: &mut State, occasion: Occasion) {
+        state.msi.disable();
+        self.with_msix(Msix::reset);
+        state.config.reset(&*self.backend);
+        if reset(&*self.backend, &self.name, occasion) {
+            state.resets += 1;
+            state.config.reset(&*self.backend);
+        }
+    }
+
+    fn bar(&self, bar: BarIndex) -> Option<&Arc<BarRegion>> {
+        let found = self.regions.iter().find(|(index, _)| *index == bar);
+        found.map(|(_, region)| region)
+    }
+}
+
+impl Drop for AssignedDevice {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
+impl Function for AssignedDevice {
+    fn read_config(&self, register: Register) -> u32 {
+        let state = &mut *self.lock();
+        if state.config.is_msi_pending(register) {
+            let pending = msi::pending(&mut state.msi);
+            state.config.show_msi_pending(pending);
+        }
+        state.config.read(&*self.backend, register)
+    }
+
+    fn write_config(&self, write: ConfigWrite) -> Changes {
+        let state = &mut *self.lock();
+        let mut changes = state.config.write(&*self.backend, write);
+        if changes.contains(Changes::FUNCTION_RESET) {
+            self.reset_as(state, Occasion::Guest);
+            changes |= Changes::DECODE | Changes::INTERRUPTS | Changes::BUS_MASTER | Changes::POWER;
+        } else if changes.contains(Changes::INTERRUPTS) {
+            self.follow_interrupts(state);
+        }
+        changes
+    }
+
+    fn windows(&self) -> Vec<Window> {
+        self.lock().config.space.windows()
+    }
+
+    fn reset(&self) {
+        self.reset_as(&mut self.lock(), Occasion::Guest);
+    }
+}
+
+impl PciDevice for AssignedDevice {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn region(&self, bar: BarIndex) -> Option<Arc<dyn Region>> {
+        Some(Arc::clone(self.bar(bar)?) as Arc<dyn Region>)
+    }
+
+    fn fast_paths(&self, bar: BarIndex) -> Vec<FastPath> {
+        self.bar(bar)
+            .map(|region| region.fast_paths())
+            .unwrap_or_default()
+    }
+
+    fn set_bdf(&self, bdf: Bdf) {
+        let mut state = self.lock();
+        state.requester = bdf;
+        state.msi.set_requester(bdf);
+        self.with_msix(|msix| msix.set_requester(bdf));
+    }
+}

@@ -1,0 +1,400 @@
+//! A device and an interrupt router for tests, which behave as the kernel's do and fail on
+//! demand.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use pci::{BarIndex, Bdf, MsiMessage};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::backend::{IrqInfo, IrqKind, RegionId, RegionInfo, TriggerError, VfioBackend};
+use crate::bus::Mapping;
+use crate::irq::{MsiRoute, MsiRoutes, RouteError};
+
+/// What was asked of the device, other than reads.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Call {
+    Write(RegionId, u64, Vec<u8>),
+    Map(RegionId, Range<u64>),
+    /// Start, and for each vector whether it signals anything.
+    Triggers(IrqKind, u32, Vec<bool>),
+    Disable(IrqKind),
+    Reset,
+}
+
+#[derive(Default)]
+struct Hardware {
+    config: Vec<u8>,
+    bars: BTreeMap<u8, Vec<u8>>,
+    enabled: Option<IrqKind>,
+    triggers: Vec<Option<EventFd>>,
+    calls: Vec<Call>,
+    /// Calls of any kind, reads too, so far.
+    count: usize,
+    fail_at: Option<usize>,
+    dead: bool,
+}
+
+/// A device made from a dump of its config space.
+pub struct FakeBackend {
+    hardware: Mutex<Hardware>,
+    pub regions: BTreeMap<u8, RegionInfo>,
+    pub msi: IrqInfo,
+    pub msix: IrqInfo,
+    /// Vectors that the host has to give.
+    pub host_vectors: usize,
+    pub can_reset: bool,
+    pub mapped: Arc<Mutex<usize>>,
+}
+
+impl FakeBackend {
+    /// `dump` is as `lspci -xxxx` prints it; lines that are missing are zero. Each of `bars`
+    /// has its index, its size, and whether it can be mapped.
+    pub fn new(dump: &str, bars: &[(u8, u64, bool)]) -> Self {
+        let mut config = vec![0; 4096];
+        for line in dump.lines() {
+            let Some((offset, bytes)) = line.split_once(": ") else {
+                continue;
+            };
+            let Ok(offset) = usize::from_str_radix(offset, 16) else {
+                continue;
+            };
+            for (at, byte) in bytes.split_whitespace().enumerate() {
+                config[offset + at] = u8::from_str_radix(byte, 16).unwrap();
+            }
+        }
+        let info = |size: u64, mappable: bool| RegionInfo {
+            size,
+            readable: true,
+            writable: true,
+            mappable: if mappable { vec![0..size] } else { Vec::new() },
+        };
+        Self {
+            hardware: Mutex::new(Hardware {
+                config,
+                bars: bars.iter().map(|b| (b.0, vec![0; b.1 as usize])).collect(),
+                ..Default::default()
+            }),
+            regions: bars.iter().map(|b| (b.0, info(b.1, b.2))).collect(),
+            msi: IrqInfo::default(),
+            msix: IrqInfo::default(),
+            host_vectors: 4096,
+            can_reset: true,
+            mapped: Arc::default(),
+        }
+    }
+
+    fn hardware(&self) -> MutexGuard<'_, Hardware> {
+        self.hardware.lock().unwrap()
+    }
+
+    /// The device interrupts. False if it keeps that in its own pending bit.
+    pub fn fire(&self, vector: usize) -> bool {
+        let hardware = self.hardware();
+        let trigger = hardware.triggers.get(vector).and_then(Option::as_ref);
+        trigger.is_some_and(|event| event.write(1).is_ok())
+    }
+
+    /// The kind that is enabled, and how many vectors.
+    pub fn enabled(&self) -> Option<(IrqKind, usize)> {
+        let hardware = self.hardware();
+        hardware.enabled.map(|kind| (kind, hardware.triggers.len()))
+    }
+
+    /// What was asked since the last time.
+    pub fn calls(&self) -> Vec<Call> {
+        std::mem::take(&mut self.hardware().calls)
+    }
+
+    /// From now on the call with this number fails, counted from 0, and no other.
+    pub fn fail_at(&self, number: usize) {
+        let mut hardware = self.hardware();
+        hardware.count = 0;
+        hardware.fail_at = Some(number);
+    }
+
+    /// True if a call has failed because of [`Self::fail_at`].
+    pub fn has_failed(&self) -> bool {
+        let hardware = self.hardware();
+        hardware.fail_at.is_some_and(|at| hardware.count > at)
+    }
+
+    /// From now on every call fails, or none.
+    pub fn set_dead(&self, dead: bool) {
+        self.hardware().dead = dead;
+    }
+
+    pub fn config_u16(&self, offset: usize) -> u16 {
+        let hardware = self.hardware();
+        u16::from_le_bytes([hardware.config[offset], hardware.config[offset + 1]])
+    }
+
+    pub fn poke_config(&self, offset: usize, bytes: &[u8]) {
+        self.hardware().config[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    pub fn poke_bar(&self, bar: u8, offset: usize, bytes: &[u8]) {
+        let mut hardware = self.hardware();
+        let memory = hardware.bars.get_mut(&bar).unwrap();
+        memory[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    pub fn peek_bar(&self, bar: u8, offset: usize, len: usize) -> Vec<u8> {
+        self.hardware().bars[&bar][offset..offset + len].to_vec()
+    }
+}
+
+impl Hardware {
+    fn call(&mut self, call: Option<Call>) -> io::Result<()> {
+        self.calls.extend(call);
+        let number = self.count;
+        self.count += 1;
+        if self.dead || self.fail_at == Some(number) {
+            return Err(io::Error::from_raw_os_error(nix::libc::EIO));
+        }
+        Ok(())
+    }
+
+    fn bytes(&mut self, region: RegionId, offset: u64, len: usize) -> io::Result<&mut [u8]> {
+        let memory = match region {
+            RegionId::Config => Some(&mut self.config),
+            RegionId::Bar(BarIndex(n)) => self.bars.get_mut(&n),
+        };
+        let range = offset as usize..offset as usize + len;
+        memory
+            .and_then(|memory| memory.get_mut(range))
+            .ok_or_else(|| io::ErrorKind::InvalidInput.into())
+    }
+}
+
+impl VfioBackend for FakeBackend {
+    fn region(&self, region: RegionId) -> RegionInfo {
+        match region {
+            RegionId::Config => RegionInfo {
+                size: self.hardware().config.len() as u64,
+                ..Default::default()
+            },
+            RegionId::Bar(BarIndex(n)) => self.regions.get(&n).cloned().unwrap_or_default(),
+        }
+    }
+
+    fn irq(&self, kind: IrqKind) -> IrqInfo {
+        match kind {
+            IrqKind::Msi => self.msi,
+            IrqKind::Msix => self.msix,
+        }
+    }
+
+    fn read(&self, region: RegionId, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let mut hardware = self.hardware();
+        hardware.call(None)?;
+        data.copy_from_slice(hardware.bytes(region, offset, data.len())?);
+        Ok(())
+    }
+
+    fn write(&self, region: RegionId, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut hardware = self.hardware();
+        hardware.call(Some(Call::Write(region, offset, data.to_vec())))?;
+        hardware
+            .bytes(region, offset, data.len())?
+            .copy_from_slice(data);
+        Ok(())
+    }
+
+    fn map(&self, region: RegionId, range: Range<u64>) -> io::Result<Arc<dyn Mapping>> {
+        self.hardware()
+            .call(Some(Call::Map(region, range.clone())))?;
+        *self.mapped.lock().unwrap() += 1;
+        Ok(Arc::new(FakeMapping {
+            len: (range.end - range.start) as usize,
+            mapped: Arc::clone(&self.mapped),
+        }))
+    }
+
+    fn set_triggers(
+        &self,
+        kind: IrqKind,
+        start: u32,
+        triggers: &[Option<&EventFd>],
+    ) -> Result<(), TriggerError> {
+        let refused = |error: io::Error| TriggerError::Refused(error);
+        let invalid = || refused(io::Error::from_raw_os_error(nix::libc::EINVAL));
+        let mut hardware = self.hardware();
+        let signals = triggers.iter().map(Option::is_some).collect();
+        hardware
+            .call(Some(Call::Triggers(kind, start, signals)))
+            .map_err(refused)?;
+        let (start, end) = (start as usize, start as usize + triggers.len());
+        if end > self.irq(kind).count as usize || hardware.enabled.is_some_and(|k| k != kind) {
+            return Err(invalid());
+        }
+        if hardware.enabled.is_none() {
+            if end > self.host_vectors {
+                return Err(TriggerError::Only(self.host_vectors as u32));
+            }
+            hardware.triggers.resize_with(end, || None);
+        } else if end > hardware.triggers.len() {
+            if !self.irq(kind).growable || end > self.host_vectors {
+                return Err(invalid());
+            }
+            hardware.triggers.resize_with(end, || None);
+        }
+        hardware.enabled = Some(kind);
+        for (slot, trigger) in hardware.triggers[start..].iter_mut().zip(triggers) {
+            *slot = trigger.map(|event| event.try_clone().unwrap());
+        }
+        Ok(())
+    }
+
+    fn disable_irqs(&self, kind: IrqKind) -> io::Result<()> {
+        let mut hardware = self.hardware();
+        hardware.call(Some(Call::Disable(kind)))?;
+        if hardware.enabled != Some(kind) {
+            return Err(io::Error::from_raw_os_error(nix::libc::EINVAL));
+        }
+        hardware.enabled = None;
+        hardware.triggers.clear();
+        Ok(())
+    }
+
+    fn can_reset(&self) -> bool {
+        self.can_reset
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        self.hardware().call(Some(Call::Reset))
+    }
+}
+
+struct FakeMapping {
+    len: usize,
+    mapped: Arc<Mutex<usize>>,
+}
+
+impl Mapping for FakeMapping {
+    fn host_address(&self) -> usize {
+        0x1000
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn writable(&self) -> bool {
+        true
+    }
+}
+
+impl Drop for FakeMapping {
+    fn drop(&mut self) {
+        *self.mapped.lock().unwrap() -= 1;
+    }
+}
+
+#[derive(Default)]
+struct Router {
+    live: BTreeMap<usize, (Bdf, MsiMessage, EventFd)>,
+    delivered: Vec<MsiMessage>,
+    next: usize,
+    most: usize,
+    failing: bool,
+}
+
+impl Router {
+    /// What KVM does at once: turn signalled events into messages.
+    fn run(&mut self) {
+        for (_, message, event) in self.live.values() {
+            if let Ok(count) = event.read() {
+                self.delivered
+                    .extend(std::iter::repeat_n(*message, count.min(9) as usize));
+            }
+        }
+    }
+}
+
+/// Routes whose messages a test can look at.
+#[derive(Clone, Default)]
+pub struct FakeRoutes(Arc<Mutex<Router>>);
+
+impl FakeRoutes {
+    /// The messages delivered since the last time.
+    pub fn delivered(&self) -> Vec<MsiMessage> {
+        let mut router = self.0.lock().unwrap();
+        router.run();
+        std::mem::take(&mut router.delivered)
+    }
+
+    /// The routes there are.
+    pub fn live(&self) -> Vec<(Bdf, MsiMessage)> {
+        let router = self.0.lock().unwrap();
+        router.live.values().map(|(bdf, m, _)| (*bdf, *m)).collect()
+    }
+
+    /// The most routes there were at a time.
+    pub fn most(&self) -> usize {
+        self.0.lock().unwrap().most
+    }
+
+    /// From now on no route is made or changed, or all are.
+    pub fn set_failing(&self, failing: bool) {
+        self.0.lock().unwrap().failing = failing;
+    }
+}
+
+struct FakeRoute {
+    router: Arc<Mutex<Router>>,
+    number: usize,
+    event: EventFd,
+}
+
+impl MsiRoutes for FakeRoutes {
+    fn allocate(
+        &self,
+        requester: Bdf,
+        message: MsiMessage,
+    ) -> Result<Box<dyn MsiRoute>, RouteError> {
+        let mut router = self.0.lock().unwrap();
+        if router.failing {
+            return Err(RouteError::Exhausted(0));
+        }
+        let event = EventFd::new(EFD_NONBLOCK).map_err(RouteError::Kernel)?;
+        let number = router.next;
+        router.next += 1;
+        let clone = event.try_clone().map_err(RouteError::Kernel)?;
+        router.live.insert(number, (requester, message, clone));
+        router.most = router.most.max(router.live.len());
+        Ok(Box::new(FakeRoute {
+            router: Arc::clone(&self.0),
+            number,
+            event,
+        }))
+    }
+}
+
+impl MsiRoute for FakeRoute {
+    fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    fn update(&self, message: MsiMessage) -> Result<(), RouteError> {
+        let mut router = self.router.lock().unwrap();
+        router.run();
+        if router.failing {
+            return Err(RouteError::Exhausted(0));
+        }
+        if let Some(route) = router.live.get_mut(&self.number) {
+            route.1 = message;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for FakeRoute {
+    fn drop(&mut self) {
+        let mut router = self.router.lock().unwrap();
+        router.run();
+        router.live.remove(&self.number);
+    }
+}

@@ -1,0 +1,352 @@
+//! [`VfioBackend`] over the kernel's vfio-pci (linux/vfio.h).
+//!
+//! Opening, groups and the container are `vfio-ioctls`'. Where that crate panics, swallows
+//! an error or knows no way, the ioctls are made here: region information by index (the
+//! crate's list shifts when an entry fails), register access whose failure is told, triggers
+//! for a part of the vectors, the "only so many vectors" answer of VFIO_DEVICE_SET_IRQS,
+//! and the outcome of a reset.
+
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::Range;
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use pci::{BarIndex, HostBdf};
+use vfio_bindings::bindings::vfio::{
+    VFIO_BASE, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE,
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
+    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_TYPE,
+    vfio_device_info, vfio_irq_info,
+};
+use vfio_ioctls::{VfioContainer, VfioDevice, VfioError};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::backend::{IrqInfo, IrqKind, RegionId, RegionInfo, TriggerError, VfioBackend};
+use crate::bus::Mapping;
+
+mod mapping;
+mod region;
+
+use mapping::DeviceMapping;
+use region::KernelRegion;
+
+nix::ioctl_readwrite_bad!(
+    vfio_device_get_info,
+    nix::request_code_none!(VFIO_TYPE, VFIO_BASE + 7),
+    vfio_device_info
+);
+nix::ioctl_readwrite_bad!(
+    vfio_device_get_irq_info,
+    nix::request_code_none!(VFIO_TYPE, VFIO_BASE + 9),
+    vfio_irq_info
+);
+nix::ioctl_write_ptr_bad!(
+    vfio_device_set_irqs,
+    nix::request_code_none!(VFIO_TYPE, VFIO_BASE + 10),
+    u32
+);
+nix::ioctl_none_bad!(
+    vfio_device_reset,
+    nix::request_code_none!(VFIO_TYPE, VFIO_BASE + 11)
+);
+
+/// Why a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it.
+    #[error("{address} is in use: another process has opened its IOMMU group {group}")]
+    Busy {
+        /// The device.
+        address: HostBdf,
+        /// Its group.
+        group: String,
+    },
+    /// Its group's device node may not be opened.
+    #[error(
+        "no permission to open /dev/vfio/{group} for {address}: run as root, or give this user \
+         the file with `chown`"
+    )]
+    Permission {
+        /// The device.
+        address: HostBdf,
+        /// Its group.
+        group: String,
+    },
+    /// Its group's device node is not there.
+    #[error("no /dev/vfio/{group}: {address} is not bound to vfio-pci")]
+    NotBound {
+        /// The device.
+        address: HostBdf,
+        /// Its group.
+        group: String,
+    },
+    /// Another device of the group is in the hands of a host driver.
+    #[error(
+        "{0} cannot be assigned: its IOMMU group is not viable, as a driver of the host uses \
+         another device of the group"
+    )]
+    NotViable(HostBdf),
+    /// The platform cannot keep a device's interrupts apart.
+    #[error(
+        "{0} cannot be assigned safely: the host's IOMMU does not remap interrupts (turn on \
+         interrupt remapping in the firmware; the kernel's log says more)"
+    )]
+    UnsafeInterrupts(HostBdf),
+    /// Anything else that went wrong.
+    #[error("cannot open {address} through VFIO")]
+    Vfio {
+        /// The device.
+        address: HostBdf,
+        /// What VFIO said.
+        #[source]
+        source: VfioError,
+    },
+    /// It opened, but does not answer.
+    #[error("cannot ask VFIO about {address}")]
+    Info {
+        /// The device.
+        address: HostBdf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    fn from_vfio(address: HostBdf, error: VfioError) -> Self {
+        match error {
+            VfioError::OpenGroup(e, group) => match e.kind() {
+                io::ErrorKind::ResourceBusy => Self::Busy { address, group },
+                io::ErrorKind::PermissionDenied => Self::Permission { address, group },
+                io::ErrorKind::NotFound => Self::NotBound { address, group },
+                _ => Self::Vfio {
+                    address,
+                    source: VfioError::OpenGroup(e, group),
+                },
+            },
+            VfioError::GroupViable => Self::NotViable(address),
+            VfioError::ContainerSetIOMMU(e) if e.errno() == nix::libc::EPERM => {
+                Self::UnsafeInterrupts(address)
+            }
+            source => Self::Vfio { address, source },
+        }
+    }
+}
+
+/// A device that this process has opened. The kernel resets it when it is closed, which is
+/// when this and every [`Mapping`] made of it are gone.
+pub struct KernelDevice {
+    device: Arc<VfioDevice>,
+    bars: [KernelRegion; 6],
+    config: KernelRegion,
+    msi: IrqInfo,
+    msix: IrqInfo,
+    can_reset: bool,
+}
+
+impl KernelDevice {
+    /// Opens the device at `sysfs` (`/sys/bus/pci/devices/...`) and joins its group to
+    /// `container`.
+    pub fn open(
+        container: &Arc<VfioContainer>,
+        address: HostBdf,
+        sysfs: &Path,
+    ) -> Result<Self, OpenError> {
+        let container = Arc::clone(container);
+        let device = VfioDevice::new(sysfs, container, false)
+            .map_err(|error| OpenError::from_vfio(address, error))?;
+        let device = Arc::new(device);
+        Self::ask(device).map_err(|source| OpenError::Info { address, source })
+    }
+
+    fn ask(device: Arc<VfioDevice>) -> io::Result<Self> {
+        let fd = device.as_raw_fd();
+        let mut bars = [const { KernelRegion::NONE }; 6];
+        for (index, bar) in (0..).zip(&mut bars) {
+            *bar = KernelRegion::ask(fd, index)?;
+        }
+        Ok(Self {
+            bars,
+            config: KernelRegion::ask(fd, VFIO_PCI_CONFIG_REGION_INDEX)?,
+            msi: irq_info(fd, VFIO_PCI_MSI_IRQ_INDEX)?,
+            msix: irq_info(fd, VFIO_PCI_MSIX_IRQ_INDEX)?,
+            can_reset: device_flags(fd)? & VFIO_DEVICE_FLAGS_RESET != 0,
+            device,
+        })
+    }
+
+    fn find(&self, region: RegionId) -> &KernelRegion {
+        static NONE: KernelRegion = KernelRegion::NONE;
+        match region {
+            RegionId::Config => &self.config,
+            RegionId::Bar(BarIndex(n)) => self.bars.get(usize::from(n)).unwrap_or(&NONE),
+        }
+    }
+
+    /// The device's file, for reading and writing at an offset. Borrowed: not to be closed.
+    fn file(&self) -> ManuallyDrop<File> {
+        // SAFETY: `self.device` owns the descriptor and outlives the borrow of `self`;
+        // `ManuallyDrop` keeps the file from closing it.
+        ManuallyDrop::new(unsafe { File::from_raw_fd(self.device.as_raw_fd()) })
+    }
+}
+
+impl VfioBackend for KernelDevice {
+    fn region(&self, region: RegionId) -> RegionInfo {
+        self.find(region).info.clone()
+    }
+
+    fn irq(&self, kind: IrqKind) -> IrqInfo {
+        match kind {
+            IrqKind::Msi => self.msi,
+            IrqKind::Msix => self.msix,
+        }
+    }
+
+    fn read(&self, region: RegionId, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        let at = self.find(region).locate(offset, data.len())?;
+        self.file().read_exact_at(data, at)
+    }
+
+    fn write(&self, region: RegionId, offset: u64, data: &[u8]) -> io::Result<()> {
+        let at = self.find(region).locate(offset, data.len())?;
+        self.file().write_all_at(data, at)
+    }
+
+    fn map(&self, region: RegionId, range: Range<u64>) -> io::Result<Arc<dyn Mapping>> {
+        let found = self.find(region);
+        let len = usize::try_from(range.end.saturating_sub(range.start))
+            .map_err(|_| io::ErrorKind::InvalidInput)?;
+        let at = found.locate(range.start, len)?;
+        let mapping = DeviceMapping::new(
+            Arc::clone(&self.device),
+            at,
+            len,
+            range.start,
+            found.info.writable,
+        )?;
+        Ok(Arc::new(mapping))
+    }
+
+    fn set_triggers(
+        &self,
+        kind: IrqKind,
+        start: u32,
+        triggers: &[Option<&EventFd>],
+    ) -> Result<(), TriggerError> {
+        let events = triggers
+            .iter()
+            // -1 is for nothing.
+            .map(|trigger| trigger.map_or(-1, |event| event.as_raw_fd()));
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
+        set_irqs(self.device.as_raw_fd(), flags, kind, start, events)
+    }
+
+    fn disable_irqs(&self, kind: IrqKind) -> io::Result<()> {
+        let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
+        set_irqs(self.device.as_raw_fd(), flags, kind, 0, [].into_iter()).map_err(|error| {
+            match error {
+                TriggerError::Refused(error) => error,
+                other => io::Error::other(other),
+            }
+        })
+    }
+
+    fn can_reset(&self) -> bool {
+        self.can_reset
+    }
+
+    fn reset(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is a VFIO device's, and the ioctl takes no argument.
+        unsafe { vfio_device_reset(self.device.as_raw_fd()) }?;
+        Ok(())
+    }
+}
+
+fn device_flags(fd: RawFd) -> io::Result<u32> {
+    let mut info = vfio_device_info {
+        argsz: size_of::<vfio_device_info>() as u32,
+        ..Default::default()
+    };
+    // SAFETY: `info` is the ioctl's own structure and says its size.
+    unsafe { vfio_device_get_info(fd, &mut info) }?;
+    Ok(info.flags)
+}
+
+fn irq_info(fd: RawFd, index: u32) -> io::Result<IrqInfo> {
+    let mut info = vfio_irq_info {
+        argsz: size_of::<vfio_irq_info>() as u32,
+        index,
+        ..Default::default()
+    };
+    // SAFETY: `info` is the ioctl's own structure and says its size.
+    unsafe { vfio_device_get_irq_info(fd, &mut info) }?;
+    let signals = info.flags & VFIO_IRQ_INFO_EVENTFD != 0;
+    Ok(IrqInfo {
+        count: if signals { info.count } else { 0 },
+        growable: info.flags & VFIO_IRQ_INFO_NORESIZE == 0,
+    })
+}
+
+/// VFIO_DEVICE_SET_IRQS: the five words of `struct vfio_irq_set`, then a descriptor for each
+/// vector.
+fn set_irqs(
+    fd: RawFd,
+    flags: u32,
+    kind: IrqKind,
+    start: u32,
+    events: impl ExactSizeIterator<Item = RawFd>,
+) -> Result<(), TriggerError> {
+    let count = events.len();
+    let index = match kind {
+        IrqKind::Msi => VFIO_PCI_MSI_IRQ_INDEX,
+        IrqKind::Msix => VFIO_PCI_MSIX_IRQ_INDEX,
+    };
+    let size = size_of::<u32>() * (5 + count);
+    let mut request = vec![size as u32, flags, index, start, count as u32];
+    request.extend(events.map(|event| event as u32));
+    // SAFETY: `request` is laid out as `struct vfio_irq_set`, is as long as its first word
+    // says, and the kernel only reads it.
+    match unsafe { vfio_device_set_irqs(fd, request.as_ptr()) } {
+        Ok(0) => Ok(()),
+        // Not an error to ioctl(2): the number of vectors that there are to be had.
+        Ok(available) => Err(TriggerError::Only(available.unsigned_abs())),
+        Err(errno) => Err(TriggerError::Refused(errno.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_the_reason_a_group_does_not_open() {
+        let address: HostBdf = "0000:02:10.0".parse().unwrap();
+        let opening = |errno| {
+            let error = io::Error::from_raw_os_error(errno);
+            OpenError::from_vfio(address, VfioError::OpenGroup(error, "17".into())).to_string()
+        };
+        assert!(
+            opening(nix::libc::EBUSY).contains("another process has opened its IOMMU group 17")
+        );
+        assert!(opening(nix::libc::EACCES).contains("no permission to open /dev/vfio/17"));
+        assert!(opening(nix::libc::ENOENT).contains("not bound to vfio-pci"));
+        let viable = OpenError::from_vfio(address, VfioError::GroupViable);
+        assert!(viable.to_string().contains("not viable"));
+    }
+
+    #[test]
+    fn ioctls_on_what_is_no_device_fail_and_do_not_panic() {
+        let null = File::open("/dev/null").unwrap();
+        let fd = null.as_raw_fd();
+        assert!(device_flags(fd).is_err());
+        assert!(irq_info(fd, 0).is_err());
+        assert!(KernelRegion::ask(fd, 0).is_err());
+        let set = set_irqs(fd, 0, IrqKind::Msi, 0, [].into_iter());
+        assert!(matches!(set, Err(TriggerError::Refused(_))));
+    }
+}

@@ -1,0 +1,33 @@
+//! PCI functions of the host, assigned to the guest through VFIO.
+//!
+//! Split by concern:
+//! - [`backend`]: what is asked of the kernel, and `kernel`, which asks it;
+//! - `config`: what the guest sees of the config space, `capabilities` and `patch` under it;
+//! - `bars`: which parts of the BARs are mapped and which trapped;
+//! - `vectors`: interrupts from the device's vectors to routes, with `msi` and `msix` on top;
+//! - `reset`: when the device is reset;
+//! - `device`: [`AssignedDevice`], which is all of it.
+//!
+//! Left out, for now: INTx (the guest sees Interrupt Pin 0 and so uses messages), the ROM,
+//! error and request interrupts, unplugging, quirks of particular devices.
+
+pub mod backend;
+mod bars;
+mod capabilities;
+mod config;
+mod device;
+#[cfg(test)]
+mod fake;
+mod kernel;
+mod msi;
+mod msix;
+mod patch;
+mod reset;
+#[cfg(test)]
+mod tests;
+mod vectors;
+
+pub use config::ConfigError;
+pub use device::{AssignError, AssignedDevice, AssignedDeviceState};
+pub use kernel::{KernelDevice, OpenError};
+pub use vectors::VectorsState;

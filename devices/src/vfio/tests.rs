@@ -1,0 +1,131 @@
+//! The assigned device as a guest drives it, over a fake of the hardware.
+
+mod config;
+mod interrupts;
+mod lifecycle;
+mod memory;
+
+use std::sync::Arc;
+
+use pci::{BarIndex, Bdf, Changes, ConfigWrite, Function, MsiMessage, Register};
+
+use super::backend::IrqInfo;
+use super::device::AssignedDevice;
+use super::fake::{FakeBackend, FakeRoutes};
+use crate::bus::PciDevice;
+
+const IGBVF: &str = include_str!("testdata/igbvf.lspci");
+const NVME: &str = include_str!("testdata/nvme.lspci");
+const E1000E: &str = include_str!("testdata/e1000e.lspci");
+
+/// An assigned device and what is on either side of it.
+struct Rig {
+    hardware: Arc<FakeBackend>,
+    routes: FakeRoutes,
+    device: AssignedDevice,
+}
+
+impl Rig {
+    fn new(hardware: FakeBackend) -> Self {
+        let hardware = Arc::new(hardware);
+        let routes = FakeRoutes::default();
+        let device =
+            AssignedDevice::new("0000:02:10.0", hardware.clone(), Arc::new(routes.clone()))
+                .unwrap();
+        device.set_bdf(Bdf::new(1, 0, 0));
+        hardware.calls();
+        Self {
+            hardware,
+            routes,
+            device,
+        }
+    }
+
+    fn igbvf() -> Self {
+        Self::new(igbvf())
+    }
+
+    fn nvme() -> Self {
+        Self::new(nvme())
+    }
+
+    fn e1000e() -> Self {
+        Self::new(e1000e())
+    }
+
+    fn read(&self, offset: u16) -> u32 {
+        self.device.read_config(Register::containing(offset))
+    }
+
+    fn write(&self, offset: u16, value: u32) -> Changes {
+        let write = ConfigWrite::new(Register::containing(offset), value, 0xf);
+        self.device.write_config(write)
+    }
+
+    fn write_u16(&self, offset: u16, value: u16) -> Changes {
+        let shift = 8 * u32::from(offset & 2);
+        let enables = 0b11 << (offset & 2);
+        let write = ConfigWrite::new(
+            Register::containing(offset),
+            u32::from(value) << shift,
+            enables,
+        );
+        self.device.write_config(write)
+    }
+
+    fn bar_write(&self, bar: u8, offset: u64, value: u32) {
+        let region = self.device.region(BarIndex(bar)).unwrap();
+        region.write(offset, &value.to_le_bytes());
+    }
+
+    fn bar_read(&self, bar: u8, offset: u64) -> u32 {
+        let mut bytes = [0; 4];
+        let region = self.device.region(BarIndex(bar)).unwrap();
+        region.read(offset, &mut bytes);
+        u32::from_le_bytes(bytes)
+    }
+}
+
+fn message(n: u32) -> MsiMessage {
+    MsiMessage {
+        address: 0xfee0_0000,
+        data: n,
+    }
+}
+
+fn igbvf() -> FakeBackend {
+    let mut hardware = FakeBackend::new(IGBVF, &[(0, 0x4000, true), (3, 0x4000, true)]);
+    hardware.msix = IrqInfo {
+        count: 3,
+        growable: true,
+    };
+    hardware
+}
+
+fn nvme() -> FakeBackend {
+    let mut hardware = FakeBackend::new(NVME, &[(0, 0x4000, true)]);
+    hardware.msix = IrqInfo {
+        count: 65,
+        growable: true,
+    };
+    hardware
+}
+
+fn e1000e() -> FakeBackend {
+    let bars = [
+        (0, 0x20000, true),
+        (1, 0x20000, true),
+        (2, 32, false),
+        (3, 0x4000, true),
+    ];
+    let mut hardware = FakeBackend::new(E1000E, &bars);
+    hardware.msix = IrqInfo {
+        count: 5,
+        growable: false,
+    };
+    hardware.msi = IrqInfo {
+        count: 1,
+        growable: false,
+    };
+    hardware
+}

@@ -1,0 +1,331 @@
+use pci::{BarIndex, Space, Window};
+
+use super::*;
+use crate::vfio::backend::{RegionId, VfioBackend};
+use crate::vfio::fake::Call;
+
+/// The capability list as a guest walks it: IDs and offsets.
+fn list(rig: &Rig) -> Vec<(u8, u16)> {
+    let mut found = Vec::new();
+    let mut at = rig.read(0x34) as u16 & 0xff;
+    while at != 0 {
+        let header = rig.read(at);
+        found.push((header as u8, at));
+        at = (header >> 8) as u16 & 0xff;
+        assert!(found.len() < 48);
+    }
+    found
+}
+
+fn extended_list(rig: &Rig) -> Vec<(u16, u16)> {
+    let (mut found, mut at) = (Vec::new(), 0x100);
+    while at != 0 {
+        let header = rig.read(at);
+        if header == 0 {
+            break;
+        }
+        found.push((header as u16, at));
+        at = (header >> 20) as u16;
+        assert!(found.len() < 1024);
+    }
+    found
+}
+
+#[test]
+fn a_virtual_function_looks_whole() {
+    let rig = Rig::igbvf();
+    assert_eq!(rig.read(0x00), 0x10ca_8086);
+    assert_eq!(rig.read(0x08), 0x0200_0001);
+    assert_eq!(rig.read(0x2c), 0xa03c_8086);
+    assert_eq!(rig.read(0x30), 0, "no ROM");
+    assert_eq!(rig.read(0x3c) >> 8, 0, "no interrupt pin");
+    // The host's command and addresses do not show.
+    assert_eq!(rig.read(0x04), 0x0010_0000);
+    assert_eq!(rig.read(0x10), 0x0000_000c);
+    assert_eq!(rig.read(0x1c), 0x0000_000c);
+    assert_eq!(list(&rig), [(0x11, 0x70), (0x10, 0xa0)]);
+    assert_eq!(extended_list(&rig), []);
+    assert_eq!(rig.read(0x150), 0, "ARI is hidden whole");
+    assert_eq!(rig.read(0x70) >> 16, 2, "three vectors");
+    assert_eq!((rig.read(0x74), rig.read(0x78)), (0x3, 0x2003));
+}
+
+#[test]
+fn an_nvme_controller_keeps_its_serial_number_and_loses_sriov() {
+    let rig = Rig::nvme();
+    assert_eq!(rig.read(0x08), 0x0108_0202);
+    assert_eq!(list(&rig), [(0x11, 0x40), (0x10, 0x80), (0x01, 0x60)]);
+    assert_eq!(extended_list(&rig), [(0x0003, 0x100)]);
+    assert_eq!(rig.read(0x100), 0x0001_0003);
+    assert_eq!(
+        (rig.read(0x104), rig.read(0x108)),
+        (0xdead_beef, 0x0403_0201)
+    );
+    assert_eq!(rig.read(0x120), 0);
+    assert_eq!(rig.read(0x12c), 0);
+}
+
+#[test]
+fn a_root_complex_endpoint_becomes_one_behind_a_port() {
+    let rig = Rig::e1000e();
+    assert_eq!(
+        list(&rig),
+        [(0x01, 0xc8), (0x05, 0xd0), (0x10, 0xe0), (0x11, 0xa0)]
+    );
+    let express = rig.read(0xe0) >> 16;
+    assert_eq!(express, 0x0001, "endpoint, version 1");
+    assert_eq!(rig.read(0xec), 0x11, "it has a link");
+    assert_eq!(rig.read(0xf0) >> 16, 0x11);
+    // AER was first: a null capability leads on from 100h.
+    assert_eq!(extended_list(&rig), [(0, 0x100), (0x0003, 0x140)]);
+    assert_eq!(rig.read(0x10c), 0);
+    assert_eq!(rig.read(0x44) & 0xffff, 0x55aa, "a register of its own");
+    assert_eq!(rig.read(0xd0) >> 16, 0x0080, "one 64-bit MSI vector");
+}
+
+#[test]
+fn bars_size_and_decode_as_the_device_says() {
+    let rig = Rig::e1000e();
+    for (at, size) in [
+        (0x10, 0xfffe_0000),
+        (0x18, 0xffff_ffe1),
+        (0x1c, 0xffff_c000),
+    ] {
+        rig.write(at, u32::MAX);
+        assert_eq!(rig.read(at), size, "{at:#x}");
+    }
+    rig.write(0x10, 0xc000_0000);
+    rig.write(0x18, 0x0000_c000);
+    assert_eq!(rig.device.windows(), []);
+    assert!(rig.write_u16(0x04, 0b11).contains(Changes::DECODE));
+    let window = |bar, space, base, size| Window {
+        bar: BarIndex(bar),
+        space,
+        base,
+        size,
+    };
+    assert_eq!(
+        rig.device.windows(),
+        [
+            window(0, Space::Memory, 0xc000_0000, 0x20000),
+            window(2, Space::Io, 0xc000, 32),
+        ]
+    );
+}
+
+#[test]
+fn a_wide_bar_may_be_huge() {
+    let mut hardware = nvme();
+    hardware.regions.get_mut(&0).unwrap().size = 64 << 30;
+    let rig = Rig::new(hardware);
+    rig.write(0x10, u32::MAX);
+    rig.write(0x14, u32::MAX);
+    assert_eq!((rig.read(0x10), rig.read(0x14)), (0x4, 0xffff_fff0));
+    rig.write(0x10, 0);
+    rig.write(0x14, 0x40);
+    rig.write_u16(0x04, 0b10);
+    let windows = rig.device.windows();
+    assert_eq!((windows[0].base, windows[0].size), (0x40 << 32, 64 << 30));
+}
+
+#[test]
+fn the_device_decodes_always_and_masters_when_told() {
+    let rig = Rig::e1000e();
+    let command = || rig.hardware.config_u16(4);
+    assert_eq!(command(), 0x0403, "memory, I/O, no INTx");
+    rig.write(0x10, 0xc000_0000);
+    assert!(rig.write_u16(0x04, 0x0006).contains(Changes::BUS_MASTER));
+    assert_eq!(command(), 0x0407);
+    // Asleep, it must not master, whatever its command register says.
+    let changes = rig.write_u16(0xcc, 3);
+    assert!(changes.contains(Changes::POWER | Changes::BUS_MASTER | Changes::DECODE));
+    assert_eq!(command(), 0x0403);
+    assert_eq!(
+        rig.hardware.config_u16(0xcc) & 3,
+        0,
+        "the device stays in D0"
+    );
+    rig.write_u16(0xcc, 0);
+    assert_eq!(command(), 0x0407);
+    rig.write_u16(0x04, 0);
+    assert_eq!(command(), 0x0403);
+}
+
+#[test]
+fn a_function_without_ports_is_not_told_to_decode_them() {
+    let rig = Rig::igbvf();
+    assert_eq!(rig.hardware.config_u16(4), 0x0402);
+}
+
+#[test]
+fn device_control_reaches_the_device_but_for_the_reset_order() {
+    let rig = Rig::nvme();
+    rig.hardware.poke_config(0x8a, &[0x0f, 0x00]);
+    rig.hardware.calls();
+    rig.write(0x88, 0x0000_2810);
+    let control = Call::Write(RegionId::Config, 0x88, vec![0x10, 0x28, 0]);
+    assert_eq!(
+        rig.hardware.calls(),
+        [control],
+        "no error bit is cleared by accident"
+    );
+    rig.write_u16(0x8a, 0x0004);
+    let status = Call::Write(RegionId::Config, 0x8a, vec![0x04]);
+    assert_eq!(rig.hardware.calls(), [status]);
+    let changes = rig.write_u16(0x88, 0xa810);
+    assert!(changes.contains(Changes::FUNCTION_RESET));
+    let calls = rig.hardware.calls();
+    assert!(calls.contains(&Call::Write(RegionId::Config, 0x88, vec![0x10, 0x28])));
+    assert!(calls.contains(&Call::Reset));
+}
+
+#[test]
+fn the_link_and_what_needs_the_root_complex_are_not_the_guests() {
+    let rig = Rig::igbvf();
+    rig.write(0xb0, u32::MAX);
+    assert_eq!(rig.hardware.calls(), []);
+    // Device Capabilities 2 shows completion timeouts and no more.
+    assert_eq!(rig.read(0xc4), 0x1f);
+    rig.hardware.poke_config(0xc8, &[0x40, 0x04]);
+    rig.write_u16(0xc8, 0xffff);
+    assert_eq!(rig.read(0xc8) & 0xffff, 0x1f);
+    assert_eq!(
+        rig.hardware.config_u16(0xc8),
+        0x045f,
+        "what the host enabled stays"
+    );
+}
+
+#[test]
+fn no_reset_is_offered_that_cannot_be_done() {
+    let mut hardware = nvme();
+    hardware.can_reset = false;
+    let rig = Rig::new(hardware);
+    assert_eq!(rig.read(0x84) & 1 << 28, 0);
+    assert!(
+        !rig.write_u16(0x88, 0x8000)
+            .contains(Changes::FUNCTION_RESET)
+    );
+}
+
+#[test]
+fn vital_product_data_is_read_and_never_written() {
+    let dump = format!("{IGBVF}40: 03 00 00 80 11 22 33 44\n34: 40\n41: 70\n");
+    let rig = Rig::new(FakeBackend::new(&dump, &[(0, 0x4000, true)]));
+    assert_eq!(list(&rig)[0], (0x03, 0x40));
+    assert_eq!(rig.read(0x44), 0x4433_2211);
+    rig.write(0x44, 0xffff_ffff);
+    rig.write_u16(0x42, 0x8010);
+    let address = Call::Write(RegionId::Config, 0x42, vec![0x10, 0x00]);
+    assert_eq!(rig.hardware.calls(), [address]);
+}
+
+#[test]
+fn vendor_capabilities_pass_through_after_their_header() {
+    let dump = format!("{IGBVF}40: 09 70 0c 05 01 02 03 04 05 06 07 08 09\n34: 40\n");
+    let rig = Rig::new(FakeBackend::new(&dump, &[]));
+    assert_eq!(rig.read(0x40), 0x050c_a009);
+    assert_eq!(rig.read(0x48), 0x0807_0605);
+    rig.write(0x40, u32::MAX);
+    rig.write(0x44, 0xa5a5_a5a5);
+    assert_eq!(
+        rig.hardware.calls(),
+        [
+            Call::Write(RegionId::Config, 0x43, vec![0xff]),
+            Call::Write(RegionId::Config, 0x44, vec![0xa5; 4]),
+        ]
+    );
+}
+
+#[test]
+fn hidden_capabilities_leave_no_trace() {
+    // Enhanced allocation at 40h, resizable BARs at 200h.
+    let dump =
+        format!("{IGBVF}34: 40\n40: 14 70 01 00 ff ff ff ff\n152: 01 20\n200: 15 00 01 00 ff ff\n");
+    let rig = Rig::new(FakeBackend::new(&dump, &[]));
+    assert!(list(&rig).iter().all(|&(id, _)| id != 0x14));
+    assert_eq!((rig.read(0x40), rig.read(0x44)), (0, 0));
+    assert_eq!((rig.read(0x200), rig.read(0x204)), (0, 0));
+    rig.write(0x44, 0);
+    rig.write(0x204, 0);
+    assert_eq!(rig.hardware.calls(), []);
+}
+
+#[test]
+fn lists_that_loop_end_for_the_guest() {
+    // The express capability leads back to MSI-X; the serial number to itself.
+    let dump = format!("{NVME}81: 40\n61: 80\n102: 01 10\n");
+    let rig = Rig::new(FakeBackend::new(&dump, &[(0, 0x4000, true)]));
+    assert!(list(&rig).len() <= 2);
+    assert_eq!(extended_list(&rig), [(0x0003, 0x100)]);
+}
+
+#[test]
+fn msix_that_does_not_fit_its_bar_is_hidden() {
+    let mut hardware = nvme();
+    hardware.poke_config(0x44, &[0x00, 0xff, 0x00, 0x00]);
+    assert!(list(&Rig::new(hardware)).iter().all(|&(id, _)| id != 0x11));
+    hardware = nvme();
+    hardware.msix.count = 0;
+    assert!(list(&Rig::new(hardware)).iter().all(|&(id, _)| id != 0x11));
+}
+
+#[test]
+fn what_is_no_endpoint_is_refused() {
+    let routes = || Arc::new(FakeRoutes::default());
+    let error = |hardware: FakeBackend| {
+        AssignedDevice::new("0000:02:10.0", Arc::new(hardware), routes())
+            .err()
+            .unwrap()
+            .to_string()
+    };
+    let bridge = igbvf();
+    bridge.poke_config(0x0e, &[0x81]);
+    assert!(error(bridge).contains("0000:02:10.0 cannot be assigned: it is no endpoint"));
+    let gone = igbvf();
+    gone.poke_config(0, &[0xff; 64]);
+    assert!(error(gone).contains("does not answer"));
+    let dead = igbvf();
+    dead.set_dead(true);
+    assert!(error(dead).contains("cannot read its config space"));
+}
+
+mod hostile {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Whatever the device says of itself and whatever the guest writes, lists end and
+        /// nothing panics.
+        #[test]
+        fn any_device_and_any_guest(
+            mut config in prop::collection::vec(any::<u8>(), 4096),
+            bars in prop::collection::vec((0u8..6, 1u64..1 << 16), 0..6),
+            writes in prop::collection::vec((any::<u16>(), any::<u32>(), 0u8..16), 0..200),
+        ) {
+            config[0x0e] &= 0x80;
+            config[0] = 0x86;
+            config[6] |= 0x10;
+            let mut hardware =
+                FakeBackend::new("", &bars.iter().map(|b| (b.0, b.1, true)).collect::<Vec<_>>());
+            hardware.msi.count = 32;
+            hardware.msix.count = 2048;
+            hardware.poke_config(0, &config);
+            let rig = Rig::new(hardware);
+            list(&rig);
+            extended_list(&rig);
+            for (offset, value, enables) in writes {
+                let register = Register::containing(offset);
+                rig.device.write_config(ConfigWrite::new(register, value, enables));
+                rig.device.read_config(register);
+                rig.device.windows();
+            }
+            for (bar, _) in bars {
+                prop_assert!(rig.hardware.region(RegionId::Bar(BarIndex(bar))).size > 0);
+                rig.device.fast_paths(BarIndex(bar));
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! The flags of `sluice run`. Structured values are taken as text here and read by
+//! [`crate::config`], which reads the same text from a file.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::{Args, Parser, Subcommand};
+
+use super::CliError;
+use crate::config::{Given, OptionError, Settings};
+
+/// Sluice runs virtual machines that own real devices.
+#[derive(Parser, Debug)]
+#[command(name = "sluice", version, max_term_width = 100)]
+pub struct Sluice {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// Run a machine until it powers off
+    #[command(after_help = AFTER_RUN)]
+    Run(Box<Run>),
+}
+
+const AFTER_RUN: &str = "\
+Every flag can be given in a TOML file under its own name instead; flags win. A comma in a \
+value is written twice. Ctrl-A x leaves a stdio console.
+
+Exit status: 0 when the guest powers off, and with --no-reboot also when it resets; 1 \
+otherwise, with one line that says why. SLUICE_LOG=debug shows more (levels and targets as \
+in env_logger).";
+
+#[derive(Args, Debug)]
+pub struct Run {
+    /// Take settings from this TOML file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// The kernel: a bzImage, or an ELF file with a PVH entry
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+
+    /// The initial RAM disk
+    #[arg(long, value_name = "FILE")]
+    initrd: Option<PathBuf>,
+
+    /// The kernel's command line [default: console=ttyS0]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+
+    /// Number of CPUs [default: 1]
+    #[arg(long, value_name = "N")]
+    cpus: Option<u32>,
+
+    /// Memory, such as 4G or 4G,hugepages=2M; hugepages is off, transparent (the default),
+    /// 2M or 1G [default: 1G]
+    #[arg(long, value_name = "SIZE[,hugepages=…]")]
+    memory: Option<String>,
+
+    /// A hard disk: a raw image or a block device; repeatable
+    #[arg(long, value_name = "path=…[,readonly]")]
+    disk: Vec<String>,
+
+    /// A CD-ROM with this disc in it; repeatable
+    #[arg(long, value_name = "path=…")]
+    cdrom: Vec<String>,
+
+    /// A network card on a TAP device (tap=tap0) or on user-mode networking (user), where
+    /// forward=tcp:2222:22 leads the host's port 2222 to the guest's 22; repeatable
+    #[arg(long, value_name = "tap=…|user[,mac=…][,forward=…]")]
+    net: Vec<String>,
+
+    /// Give the guest this device of the host's, such as 0000:02:10.0, at root port port;
+    /// repeatable
+    #[arg(long, value_name = "BDF[,port=…]")]
+    assign: Vec<String>,
+
+    /// Where the serial port goes [default: stdio]
+    #[arg(long, value_name = "stdio|file=…|socket=…")]
+    serial: Option<String>,
+
+    /// End when the guest resets
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, value_name = "BOOL")]
+    no_reboot: Option<bool>,
+}
+
+impl Run {
+    /// The settings given by flags.
+    pub fn settings(&self) -> Result<Settings, CliError> {
+        Ok(Settings {
+            kernel: given("--kernel", &self.kernel),
+            initrd: given("--initrd", &self.initrd),
+            cmdline: given("--cmdline", &self.cmdline),
+            cpus: given("--cpus", &self.cpus),
+            memory: read("--memory", self.memory.as_slice())?.pop(),
+            disk: read("--disk", &self.disk)?,
+            cdrom: read("--cdrom", &self.cdrom)?,
+            net: read("--net", &self.net)?,
+            assign: read("--assign", &self.assign)?,
+            serial: read("--serial", self.serial.as_slice())?.pop(),
+            no_reboot: given("--no-reboot", &self.no_reboot),
+        })
+    }
+}
+
+fn given<T: Clone>(flag: &'static str, value: &Option<T>) -> Option<Given<T>> {
+    value.clone().map(|value| Given::by_flag(flag, value))
+}
+
+fn read<T>(flag: &'static str, texts: &[String]) -> Result<Vec<Given<T>>, CliError>
+where
+    T: FromStr<Err = OptionError>,
+{
+    let each = |text: &String| match text.parse() {
+        Ok(value) => Ok(Given::by_flag(flag, value)),
+        Err(source) => Err(CliError::Value {
+            flag,
+            text: text.clone(),
+            source,
+        }),
+    };
+    texts.iter().map(each).collect()
+}
