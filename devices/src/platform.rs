@@ -35,3 +35,5 @@ pub mod wire;
 
 #[cfg(test)]
 mod fakes;
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,5 @@
 //! The keyboard controller of the PC/AT, an Intel 8042 with IBM's firmware (PC/AT Technical
-//! Reference 1984, §1 "Keyboard controller"; ICH9 §13.2 for what boards made of it), at
-//! ports 0x60 and 0x64, with nothing plugged in.
+//! Reference, 1984, "Keyboard Controller"), at ports 0x60 and 0x64, with nothing plugged in.
 //!
 //! Every command answers at once, so no driver waits for a timeout: the controller passes
 //! its tests, its keyboard port is good, a keyboard does not answer (0xFE with the time-out

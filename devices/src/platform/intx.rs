@@ -2,7 +2,7 @@
 //! the I/O APIC.
 //!
 //! * ISA IRQ *n* goes to 8259 input *n* and to I/O APIC pin *n*; IRQ 0 to pin 2, as in every
-//!   ICH (ICH9 §5.10.2), so a MADT says so.
+//!   ICH (ICH9 §5.9.2), so a MADT says so.
 //! * PCI INTx goes to one of PIRQA# to PIRQH# ([`pirq`]); PIRQ *p* goes to I/O APIC pin
 //!   16 + *p*, and to an 8259 input if the LPC bridge routes it there.
 //!
@@ -27,7 +27,7 @@ const FIRST_PIRQ_PIN: u8 = 16;
 /// Which PIRQ (0 for PIRQA# to 7 for PIRQH#) a pin of a device on bus 0 is wired to.
 ///
 /// Devices 25 to 31, the chipset's own, go by the reset values of their DxxIR registers
-/// (ICH9 §10.1.46 ff.): INTA# to PIRQA# and so on. All others share PIRQE# to PIRQH#,
+/// (ICH9 §10.1): INTA# to PIRQA# and so on. All others share PIRQE# to PIRQH#,
 /// rotated by device number. In APIC mode the GSI is 16 more. A pin of a device behind a
 /// bridge is first [`swizzle`]d to one of the bridge.
 pub fn pirq(device: u8, pin: InterruptPin) -> u8 {

@@ -215,7 +215,7 @@ impl Pit {
         let now = self.config.clock.now();
         let state = self.lock();
         let mut value = SystemControlB(state.system_control_b);
-        value.set_refresh_toggle(now / REFRESH & 1 != 0);
+        value.set_refresh_toggle((now / REFRESH) & 1 != 0);
         value.set_timer_2_output(state.counters[2].output(ticks(now)));
         value.0
     }

@@ -13,7 +13,7 @@
 //! four character times. Breaks, parity and framing are not modelled; the carrier is
 //! always there. OUT2 does not gate the interrupt, as some guests forget it.
 //!
-//! Reset (§8.0, table II): everything but the scratch register and the divisor; characters
+//! Reset (table I): everything but the scratch register and the divisor; characters
 //! in flight are lost.
 
 mod registers;
@@ -300,7 +300,7 @@ impl Uart {
         lsr
     }
 
-    /// The pending interrupt of the highest priority (§8.6, table III).
+    /// The pending interrupt of the highest priority (§8.5, table IV).
     fn cause(&self) -> u8 {
         let ier = self.ier;
         if ier.line_status() && self.overrun {
@@ -345,7 +345,7 @@ impl Uart {
         }
     }
 
-    /// §8.7: enabling the transmitter's interrupt while it is empty asks for one, which is
+    /// Enabling the transmitter's interrupt while it is empty asks for one, which is
     /// how drivers start to send.
     fn enable_interrupts(&mut self, value: u8) {
         let before = self.ier;
@@ -364,7 +364,7 @@ impl Uart {
             self.empty_pending |= !self.holding.is_empty();
             self.holding.clear();
         }
-        // The other bits count only with FIFOs on (§8.5).
+        // The other bits count only with FIFOs on (§8.4).
         self.fcr = if fcr.enable() {
             FifoControl(fcr.0 & 0xc1)
         } else {
@@ -372,7 +372,7 @@ impl Uart {
         };
     }
 
-    /// In loopback CTS, DSR, RI and DCD are RTS, DTR, OUT1 and OUT2 (§8.8).
+    /// In loopback CTS, DSR, RI and DCD are RTS, DTR, OUT1 and OUT2 (§8.7).
     fn follow_modem_lines(&mut self) {
         let mut now = ModemStatus(0);
         if self.mcr.loopback() {

@@ -117,7 +117,7 @@ impl PirqRoute {
 }
 
 bitfield! {
-    /// RCBA (§13.1.35).
+    /// RCBA.
     #[derive(Clone, Copy)]
     pub struct RootComplexBase(pub u32);
     impl Debug;

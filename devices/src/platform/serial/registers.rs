@@ -23,7 +23,7 @@ pub mod offset {
 }
 
 bitfield! {
-    /// Interrupt enable register (§8.7).
+    /// Interrupt enable register (§8.6).
     #[derive(Clone, Copy, Default, PartialEq, Eq)]
     pub struct InterruptEnable(pub u8);
     impl Debug;
@@ -37,7 +37,7 @@ bitfield! {
     pub modem_status, _: 3;
 }
 
-/// Interrupt identification (§8.6, table III), highest priority first.
+/// Interrupt identification (§8.5, table IV), highest priority first.
 pub mod cause {
     /// Receiver line status.
     pub const LINE_STATUS: u8 = 0x06;
@@ -56,7 +56,7 @@ pub mod cause {
 }
 
 bitfield! {
-    /// FIFO control register (§8.5).
+    /// FIFO control register (§8.4).
     #[derive(Clone, Copy, Default, PartialEq, Eq)]
     pub struct FifoControl(pub u8);
     impl Debug;
@@ -83,7 +83,7 @@ impl FifoControl {
 }
 
 bitfield! {
-    /// Line control register (§8.2).
+    /// Line control register (§8.1).
     #[derive(Clone, Copy, Default, PartialEq, Eq)]
     pub struct LineControl(pub u8);
     impl Debug;
@@ -92,7 +92,7 @@ bitfield! {
 }
 
 bitfield! {
-    /// Modem control register (§8.8).
+    /// Modem control register (§8.7).
     #[derive(Clone, Copy, Default, PartialEq, Eq)]
     pub struct ModemControl(pub u8);
     impl Debug;
@@ -109,7 +109,7 @@ bitfield! {
 }
 
 bitfield! {
-    /// Line status register (§8.4).
+    /// Line status register (§8.3).
     #[derive(Clone, Copy, Default, PartialEq, Eq)]
     pub struct LineStatus(pub u8);
     impl Debug;
@@ -126,7 +126,7 @@ bitfield! {
 }
 
 bitfield! {
-    /// Modem status register (§8.9).
+    /// Modem status register (§8.8).
     #[derive(Clone, Copy, Default, PartialEq, Eq)]
     pub struct ModemStatus(pub u8);
     impl Debug;

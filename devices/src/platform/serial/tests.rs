@@ -60,7 +60,7 @@ impl Rig {
 }
 
 #[test]
-fn registers_after_reset_are_those_of_table_ii() {
+fn registers_after_reset_are_those_of_table_i() {
     let rig = Rig::new();
     let values = [1, 2, 3, 4, 5, 6].map(|o| rig.read(o));
     assert_eq!(values, [0, 0x01, 0, 0, 0x60, 0xb0]);
