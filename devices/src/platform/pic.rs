@@ -8,7 +8,8 @@
 //! Not modelled: the 8080 mode (ICW4 bit 0 clear is taken as set), buffered mode, and
 //! ICW1's level-triggered bit, which ICH9 replaces by ELCR.
 //!
-//! Reset: everything to zero, as ICH9 has it after PLTRST#; the levels of the inputs stay.
+//! Reset: uninitialized, everything masked ([`Chip::power_on`]); the levels of the inputs
+//! stay.
 
 mod chip;
 mod registers;
@@ -39,7 +40,7 @@ pub struct Pic {
 }
 
 /// What the pair is like now.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct PicState {
     /// The master: IRQ 0 to 7.
     pub master: Chip,
@@ -56,7 +57,11 @@ impl Pic {
     pub fn new(intr: Arc<dyn Intr>) -> Self {
         Self {
             intr,
-            pair: Mutex::default(),
+            pair: Mutex::new(Pair {
+                master: Chip::power_on(),
+                slave: Chip::power_on(),
+                intr: false,
+            }),
         }
     }
 
@@ -100,7 +105,7 @@ impl Pic {
             for chip in [&mut pair.master, &mut pair.slave] {
                 *chip = Chip {
                     lines: chip.lines,
-                    ..Chip::default()
+                    ..Chip::power_on()
                 };
             }
         });

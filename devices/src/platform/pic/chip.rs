@@ -57,6 +57,16 @@ pub struct Chip {
 pub const CASCADE: u8 = 2;
 
 impl Chip {
+    /// A chip that nobody has initialized. Hardware leaves open what it does; this one has
+    /// everything masked, as firmware would leave it, so that a guest that has no use for
+    /// the 8259 need not know of it.
+    pub fn power_on() -> Self {
+        Self {
+            mask: 0xff,
+            ..Self::default()
+        }
+    }
+
     /// Interrupt request register.
     pub fn requests(&self) -> u8 {
         self.edges & !self.level_triggered | self.lines & self.level_triggered

@@ -269,11 +269,21 @@ fn reset_keeps_only_input_levels() {
     let expected = PicState {
         master: Chip {
             lines: 0x20,
-            ..Chip::default()
+            ..Chip::power_on()
         },
-        ..PicState::default()
+        slave: Chip::power_on(),
+        intr: false,
     };
     assert_eq!(state, expected);
+}
+
+#[test]
+fn interrupts_nobody_before_it_is_initialized() {
+    let rig = Rig::new();
+    for irq in 0..16 {
+        rig.pic.set_level(irq, true);
+    }
+    assert!(!rig.intr());
 }
 
 #[test]
