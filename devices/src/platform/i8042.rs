@@ -9,68 +9,19 @@
 //!
 //! Reset: all as at power-on, nothing survives.
 
+mod registers;
+#[cfg(test)]
+mod tests;
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bitfield::bitfield;
-
+use self::registers::{A20, CommandByte, NOT_RESET, OUTPUT_PORT, Status, command};
 use super::ports::{BytePorts, FLOATING, PortRange};
 use super::power::PowerControl;
 use crate::irq::IrqLine;
 
 const DATA: u16 = 0x60;
 const COMMAND: u16 = 0x64;
-
-bitfield! {
-    /// Status register.
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    struct Status(u8);
-    impl Debug;
-    output_full, set_output_full: 0;
-    system, set_system: 2;
-    last_was_command, set_last_was_command: 3;
-    not_locked, set_not_locked: 4;
-    timeout, set_timeout: 6;
-}
-
-bitfield! {
-    /// Command byte: cell 0 of the controller's RAM.
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    struct CommandByte(u8);
-    impl Debug;
-    keyboard_interrupt, _: 0;
-    system, set_system: 2;
-    keyboard_disabled, set_keyboard_disabled: 4;
-    auxiliary_disabled, set_auxiliary_disabled: 5;
-}
-
-/// Commands to port 0x64.
-mod command {
-    pub const READ_RAM: u8 = 0x20;
-    pub const READ_RAM_LAST: u8 = 0x3f;
-    pub const WRITE_RAM: u8 = 0x60;
-    pub const WRITE_RAM_LAST: u8 = 0x7f;
-    pub const DISABLE_AUXILIARY: u8 = 0xa7;
-    pub const ENABLE_AUXILIARY: u8 = 0xa8;
-    pub const TEST_AUXILIARY: u8 = 0xa9;
-    pub const SELF_TEST: u8 = 0xaa;
-    pub const TEST_KEYBOARD: u8 = 0xab;
-    pub const DISABLE_KEYBOARD: u8 = 0xad;
-    pub const ENABLE_KEYBOARD: u8 = 0xae;
-    pub const READ_INPUT_PORT: u8 = 0xc0;
-    pub const READ_OUTPUT_PORT: u8 = 0xd0;
-    pub const WRITE_OUTPUT_PORT: u8 = 0xd1;
-    pub const LOOP_KEYBOARD: u8 = 0xd2;
-    pub const LOOP_AUXILIARY: u8 = 0xd3;
-    pub const WRITE_AUXILIARY: u8 = 0xd4;
-    pub const DISABLE_A20: u8 = 0xdd;
-    pub const ENABLE_A20: u8 = 0xdf;
-    pub const PULSE: u8 = 0xf0;
-}
-
-/// Output port: not reset (bit 0), A20 (1), and the clock and data lines of the ports.
-const OUTPUT_PORT: u8 = 0xcf;
-const NOT_RESET: u8 = 1 << 0;
-const A20: u8 = 1 << 1;
 
 /// Nothing answered.
 const NO_ANSWER: u8 = 0xfe;
@@ -288,6 +239,3 @@ impl BytePorts for I8042 {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
