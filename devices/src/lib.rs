@@ -11,6 +11,7 @@ pub mod bus;
 pub mod dma;
 pub mod ide;
 pub mod irq;
+pub mod net;
 pub mod platform;
 pub mod quiet;
 pub mod time;

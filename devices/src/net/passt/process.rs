@@ -1,0 +1,239 @@
+//! The child: how it is started, watched and ended.
+
+use std::fmt;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::str::FromStr;
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// What `passt` is to do.
+#[derive(Debug, Clone)]
+pub struct PasstConfig {
+    /// The program; found on `PATH` if it has no slash.
+    pub program: PathBuf,
+    /// Ports of the host that lead into the guest.
+    pub forwards: Vec<Forward>,
+    /// The largest packet the guest is told to send.
+    pub mtu: u16,
+}
+
+impl Default for PasstConfig {
+    fn default() -> Self {
+        Self {
+            program: "passt".into(),
+            forwards: Vec::new(),
+            mtu: 1500,
+        }
+    }
+}
+
+/// A transport protocol whose ports can be forwarded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+/// A port of the host that leads into the guest: `[tcp:|udp:][ADDRESS/]HOST[:GUEST]`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Forward {
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The host's address to listen on; all of them if there is none.
+    pub address: Option<IpAddr>,
+    /// The host's port.
+    pub host: u16,
+    /// The guest's port.
+    pub guest: u16,
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(address) = self.address {
+            write!(f, "{address}/")?;
+        }
+        write!(f, "{}:{}", self.host, self.guest)
+    }
+}
+
+impl FromStr for Forward {
+    type Err = PasstError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let (protocol, rest) = match text.split_once(':') {
+                Some(("tcp", rest)) => (Protocol::Tcp, rest),
+                Some(("udp", rest)) => (Protocol::Udp, rest),
+                _ => (Protocol::Tcp, text),
+            };
+            let (address, ports) = match rest.rsplit_once('/') {
+                Some((address, ports)) => (Some(address.parse().ok()?), ports),
+                None => (None, rest),
+            };
+            let (host, guest) = ports.split_once(':').unwrap_or((ports, ports));
+            let port = |text: &str| text.parse().ok().filter(|&p: &u16| p != 0);
+            Some(Self {
+                protocol,
+                address,
+                host: port(host)?,
+                guest: port(guest)?,
+            })
+        };
+        parse().ok_or_else(|| PasstError::Forward(text.to_owned()))
+    }
+}
+
+/// Why there is no `passt`.
+#[derive(Debug, thiserror::Error)]
+pub enum PasstError {
+    /// A port forward that makes no sense.
+    #[error("'{0}' is no port forward; write [tcp:|udp:][ADDRESS/]HOST[:GUEST], such as 2222:22")]
+    Forward(String),
+    /// Not installed.
+    #[error("cannot start {program}; it is in the package 'passt'")]
+    Start {
+        /// What was to be started.
+        program: String,
+        /// Why that failed.
+        #[source]
+        source: io::Error,
+    },
+    /// It ran and gave up; in its own words.
+    #[error("passt: {0}")]
+    GaveUp(String),
+    /// It neither gives up nor gets ready.
+    #[error("passt did not get ready within {0} seconds")]
+    Stuck(u16),
+    /// No socket to talk to it.
+    #[error("a socket for passt")]
+    Socket(#[source] io::Error),
+}
+
+/// How long `passt` may take to get ready.
+const PATIENCE_SECONDS: u16 = 10;
+
+/// A running `passt`. Dropping it ends it.
+pub(super) struct Child {
+    process: std::process::Child,
+    /// What it says, never blocking it: what nobody reads is lost.
+    words: std::fs::File,
+}
+
+impl Child {
+    /// Starts it, connected to the stream returned. It also dies with the calling thread,
+    /// which should therefore live as long as the VM; where it cannot (it drops root, which
+    /// undoes that), it ends when it finds the stream closed.
+    pub(super) fn start(config: &PasstConfig) -> Result<(Self, UnixStream), PasstError> {
+        let (ours, theirs) = UnixStream::pair().map_err(PasstError::Socket)?;
+        let (words, say) = pipe().map_err(PasstError::Socket)?;
+        let (ready, tell) = pipe().map_err(PasstError::Socket)?;
+        let mut command = command(config, &theirs);
+        command.stdout(tell).stderr(say);
+        let spawned = command.spawn().map_err(|source| PasstError::Start {
+            program: config.program.display().to_string(),
+            source,
+        })?;
+        // The command holds our copies of the child's ends: without it they can end.
+        drop((command, theirs));
+        let mut child = Self {
+            process: spawned,
+            words: words.into(),
+        };
+        child.await_ready(&ready)?;
+        Ok((child, ours))
+    }
+
+    /// It writes its process id to its standard output once it is set up.
+    fn await_ready(&mut self, ready: &OwnedFd) -> Result<(), PasstError> {
+        let mut fds = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::from(PATIENCE_SECONDS * 1000);
+        let polled = loop {
+            match poll(&mut fds, timeout) {
+                Err(nix::errno::Errno::EINTR) => {}
+                polled => break polled,
+            }
+        };
+        if !matches!(polled, Ok(n) if n > 0) {
+            return Err(PasstError::Stuck(PATIENCE_SECONDS));
+        }
+        let mut byte = [0];
+        if matches!(nix::unistd::read(ready, &mut byte), Ok(n) if n > 0) {
+            return Ok(());
+        }
+        let _ = self.process.wait();
+        let words = self.last_words();
+        Err(PasstError::GaveUp(words.unwrap_or_else(|| {
+            "it ended without saying why".to_owned()
+        })))
+    }
+
+    /// What it said last, as one line.
+    pub(super) fn last_words(&mut self) -> Option<String> {
+        let mut said = vec![0; 1 << 16];
+        let got = self.words.read(&mut said).ok()?;
+        let said = String::from_utf8_lossy(&said[..got]);
+        let lines: Vec<_> = said.lines().map(str::trim).filter(|l| !noise(l)).collect();
+        let last = &lines[lines.len().saturating_sub(4)..];
+        (!last.is_empty()).then(|| last.join("; "))
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn command(config: &PasstConfig, socket: &UnixStream) -> Command {
+    let mut command = Command::new(&config.program);
+    command
+        .args(["--foreground", "--quiet", "--stderr"])
+        .args(["--pid", "/dev/stdout"])
+        .args(["--mtu", &config.mtu.to_string()])
+        .args(["--fd", &socket.as_raw_fd().to_string()])
+        .stdin(Stdio::null())
+        .process_group(0);
+    for forward in &config.forwards {
+        let flag = match forward.protocol {
+            Protocol::Tcp => "--tcp-ports",
+            Protocol::Udp => "--udp-ports",
+        };
+        command.args([flag, &forward.to_string()]);
+    }
+    let socket = socket.as_raw_fd();
+    // SAFETY: between fork and exec only async-signal-safe calls are made, on a descriptor
+    // that the parent keeps open until after the fork.
+    unsafe {
+        command.pre_exec(move || {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong);
+            match libc::fcntl(socket, libc::F_SETFD, 0) {
+                -1 => Err(io::Error::last_os_error()),
+                _ => Ok(()),
+            }
+        });
+    }
+    command
+}
+
+/// A pipe that neither end ever waits on.
+fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?)
+}
+
+/// Lines that say nothing about what went wrong.
+fn noise(line: &str) -> bool {
+    line.is_empty()
+        || line.ends_with("to syslog")
+        || line.starts_with("Don't run as root")
+        || line.starts_with("Template interface")
+}
