@@ -9,6 +9,7 @@
 pub mod block;
 pub mod bus;
 pub mod dma;
+pub mod e1000;
 pub mod ide;
 pub mod irq;
 pub mod net;

@@ -79,8 +79,17 @@ mod tests {
 
     #[test]
     fn refuses_what_is_none() {
-        for text in ["", "52:54:00:ab:cd", "52:54:00:ab:cd:0f:1", "+2:54:00:ab:cd:0f", "x"] {
-            assert!(matches!(text.parse::<Mac>(), Err(ParseMacError::Malformed(_))), "{text}");
+        for text in [
+            "",
+            "52:54:00:ab:cd",
+            "52:54:00:ab:cd:0f:1",
+            "+2:54:00:ab:cd:0f",
+            "x",
+        ] {
+            assert!(
+                matches!(text.parse::<Mac>(), Err(ParseMacError::Malformed(_))),
+                "{text}"
+            );
         }
         assert!(matches!(
             "01:00:5e:00:00:01".parse::<Mac>(),

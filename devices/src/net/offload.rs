@@ -185,8 +185,7 @@ impl Cut {
             segments,
             checksum: offload.checksum,
             id: get_u16(packet, l3 + 4),
-            sequence: u32::from(get_u16(packet, l4 + 4)) << 16
-                | u32::from(get_u16(packet, l4 + 6)),
+            sequence: u32::from(get_u16(packet, l4 + 4)) << 16 | u32::from(get_u16(packet, l4 + 6)),
             whole: packet.len().saturating_sub(l4) as u32,
         }
     }

@@ -10,8 +10,8 @@ use std::os::unix::net::UnixStream;
 
 use super::{NetBackend, Packet, Received, Sent, iov, offload};
 
-pub use process::{Forward, PasstConfig, PasstError, Protocol};
 use process::Child;
+pub use process::{Forward, PasstConfig, PasstError, Protocol};
 
 /// `passt`, or whatever speaks its protocol at the other end of a stream.
 pub struct Passt {

@@ -80,7 +80,9 @@ impl Tap {
             || name.len() >= libc::IFNAMSIZ
             || name == "."
             || name == ".."
-            || !name.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b'%')
+            || !name
+                .bytes()
+                .all(|b| b.is_ascii_graphic() && b != b'/' && b != b'%')
         {
             return Err(TapError::Name(owned()));
         }

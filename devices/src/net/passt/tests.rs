@@ -108,7 +108,10 @@ fn nonsense_or_an_end_takes_the_link_down() {
 #[test]
 fn forwards_are_read() {
     let forward: Forward = "2222:22".parse().unwrap();
-    assert_eq!((forward.protocol, forward.host, forward.guest), (Protocol::Tcp, 2222, 22));
+    assert_eq!(
+        (forward.protocol, forward.host, forward.guest),
+        (Protocol::Tcp, 2222, 22)
+    );
     let forward: Forward = "udp:127.0.0.1/53".parse().unwrap();
     assert_eq!(forward.protocol, Protocol::Udp);
     assert_eq!(forward.to_string(), "127.0.0.1/53:53");
@@ -123,7 +126,10 @@ fn failures_come_in_one_line() {
         program: "/nonexistent/passt".into(),
         ..PasstConfig::default()
     };
-    assert!(matches!(Passt::start(&missing), Err(PasstError::Start { .. })));
+    assert!(matches!(
+        Passt::start(&missing),
+        Err(PasstError::Start { .. })
+    ));
     // A stand-in that fails as the real one does.
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("passt");

@@ -1,0 +1,463 @@
+//! Interrupt causes, masks and the timers that hold an interrupt back (8254x SDM §3.2.7,
+//! §3.4.3, §13.4.17 to §13.4.21). Time is a value: nothing here sleeps.
+//!
+//! A cause is in ICR from the moment it happens. What timers delay is the wire:
+//!
+//! - **ITR** keeps at least so much time between one assertion and the next.
+//! - **RDTR/RADV** delay the wire for received packets, as programmed.
+//! - **TIDV/TADV** delay it for transmit write-backs whose descriptor says so (IDE), and
+//!   here a virtual machine differs from the board: an interrupt costs the guest four exits,
+//!   a hundred times what it costs a real CPU, and it only returns buffers. So while the
+//!   guest keeps sending, the delay stretches to twice the usual distance between its
+//!   doorbells, at most [`TX_HOLD`] (in all, [`TX_HOLD_ALL`]), or until a quarter of the
+//!   ring waits to be returned. Any other interrupt, and any read of ICR, brings the news
+//!   earlier. A descriptor without IDE is never delayed.
+//! - A receive cause whose packets the guest has demonstrably taken (see
+//!   [`Interrupts::served`]) asserts the wire only [`STALE_HOLD`] later.
+//!
+//! **Reset.** Power-on, PCI reset and CTRL.RST clear everything.
+
+use super::registers::Cause;
+use crate::time::Nanos;
+
+/// Unit of ITR (§13.4.18).
+const ITR_UNIT: Nanos = 256;
+/// Unit of RDTR, RADV, TIDV and TADV (§13.4.30).
+const DELAY_UNIT: Nanos = 1024;
+/// How long a delayed transmit interrupt may wait for the next packet.
+pub const TX_HOLD: Nanos = 1_000_000;
+/// How long it may wait in all.
+pub const TX_HOLD_ALL: Nanos = 5_000_000;
+/// How long an interrupt for packets that were already taken is put off.
+pub const STALE_HOLD: Nanos = 1_000_000;
+/// Flush Partial Descriptor Block in RDTR and TIDV: the timer expires now.
+const FLUSH: u32 = 1 << 31;
+
+/// A delay timer and its absolute limit.
+#[derive(Clone, Copy, Debug, Default, serde::Serialize)]
+struct Delay {
+    /// When the wire may be asserted; `None` when nothing waits.
+    due: Option<Nanos>,
+    /// When the first of what waits happened.
+    first: Nanos,
+}
+
+impl Delay {
+    /// Something more happened: it may wait for `each`, and for `all` since the first.
+    fn extend(&mut self, now: Nanos, each: Nanos, all: Nanos) {
+        if self.due.is_none() {
+            self.first = now;
+        }
+        let limit = self.first.saturating_add(all);
+        self.due = Some(now.saturating_add(each).min(limit));
+    }
+
+    fn expire(&mut self, now: Nanos) -> bool {
+        let expired = self.due.is_some_and(|due| now >= due);
+        if expired {
+            self.due = None;
+        }
+        expired
+    }
+}
+
+/// The interrupt unit.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Interrupts {
+    #[serde(serialize_with = "super::state::bits")]
+    causes: Cause,
+    #[serde(serialize_with = "super::state::bits")]
+    mask: Cause,
+    /// Those of `causes` that need not wait.
+    #[serde(serialize_with = "super::state::bits")]
+    urgent: Cause,
+    asserted: bool,
+    itr: u16,
+    rdtr: u16,
+    radv: u16,
+    tidv: u16,
+    tadv: u16,
+    /// The wire may be asserted again from then on.
+    throttled: Nanos,
+    receive: Delay,
+    transmit: Delay,
+    /// Transmit write-backs that nobody was told of.
+    untold: u32,
+    doorbell: Nanos,
+    /// Usual distance between doorbells.
+    distance: Nanos,
+}
+
+impl Default for Interrupts {
+    fn default() -> Self {
+        Self {
+            causes: Cause::empty(),
+            mask: Cause::empty(),
+            urgent: Cause::empty(),
+            asserted: false,
+            itr: 0,
+            rdtr: 0,
+            radv: 0,
+            tidv: 0,
+            tadv: 0,
+            throttled: 0,
+            receive: Delay::default(),
+            transmit: Delay::default(),
+            untold: 0,
+            doorbell: 0,
+            distance: TX_HOLD,
+        }
+    }
+}
+
+impl Interrupts {
+    /// Back to power-on.
+    pub fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// What the wire is.
+    pub fn asserted(&self) -> bool {
+        self.asserted
+    }
+
+    /// Causes happened that no timer delays.
+    pub fn raise(&mut self, causes: Cause) {
+        self.causes |= causes;
+        self.urgent |= causes;
+    }
+
+    /// A packet was received.
+    pub fn received(&mut self, now: Nanos) {
+        self.causes |= Cause::RXT0;
+        if self.rdtr == 0 {
+            self.urgent |= Cause::RXT0;
+            self.receive.due = None;
+            return;
+        }
+        let all = match self.radv {
+            0 => Nanos::MAX,
+            radv => Nanos::from(radv) * DELAY_UNIT,
+        };
+        let each = Nanos::from(self.rdtr) * DELAY_UNIT;
+        self.receive.extend(now, each, all);
+    }
+
+    /// The guest gave back every receive buffer there is, so it has seen every packet:
+    /// telling it of them can wait for the next one, or a while.
+    pub fn served(&mut self, now: Nanos) {
+        if self.asserted || !self.causes.contains(Cause::RXT0) {
+            return;
+        }
+        self.urgent &= !Cause::RXT0;
+        self.receive.due = None;
+        self.receive.extend(now, STALE_HOLD, STALE_HOLD);
+    }
+
+    /// The guest rang the transmit doorbell.
+    pub fn doorbell(&mut self, now: Nanos) {
+        let since = now.saturating_sub(self.doorbell).min(TX_HOLD);
+        self.doorbell = now;
+        self.distance = (self.distance * 7 + since) / 8;
+    }
+
+    /// `count` transmit descriptors were written back, in a ring of `ring`. With `delayed`
+    /// (IDE) the guest can wait.
+    pub fn transmitted(&mut self, count: u32, ring: u32, delayed: bool, now: Nanos) {
+        self.causes |= Cause::TXDW;
+        self.untold = self.untold.saturating_add(count);
+        if !delayed || self.untold >= ring / 4 {
+            self.urgent |= Cause::TXDW;
+            return;
+        }
+        let programmed = Nanos::from(self.tidv) * DELAY_UNIT;
+        let each = programmed.max((self.distance * 2).min(TX_HOLD));
+        let all = (Nanos::from(self.tadv) * DELAY_UNIT).max(TX_HOLD_ALL);
+        self.transmit.extend(now, each, all);
+    }
+
+    /// The transmit queue ran empty.
+    pub fn queue_empty(&mut self, delayed: bool) {
+        self.causes |= Cause::TXQE;
+        if !delayed {
+            self.urgent |= Cause::TXQE;
+        }
+    }
+
+    /// Reads ICR, which clears it.
+    pub fn read_causes(&mut self) -> Cause {
+        let causes = self.causes;
+        self.clear(Cause::all());
+        causes
+    }
+
+    /// Clears causes: ICR is written with ones.
+    pub fn clear(&mut self, causes: Cause) {
+        self.causes &= !causes;
+        self.urgent &= self.causes;
+        if !self.causes.contains(Cause::RXT0) {
+            self.receive.due = None;
+        }
+        if !self.causes.intersects(Cause::TXDW) {
+            self.transmit.due = None;
+            self.untold = 0;
+        }
+        self.release();
+    }
+
+    /// IMS as read.
+    pub fn mask(&self) -> Cause {
+        self.mask
+    }
+
+    /// Writes IMS.
+    pub fn unmask(&mut self, causes: Cause) {
+        self.mask |= causes;
+    }
+
+    /// Writes IMC.
+    pub fn mask_off(&mut self, causes: Cause) {
+        self.mask &= !causes;
+        self.release();
+    }
+
+    fn release(&mut self) {
+        self.asserted &= self.causes.intersects(self.mask);
+    }
+
+    /// Lets time pass and decides about the wire; true if it changed.
+    pub fn advance(&mut self, now: Nanos) -> bool {
+        if self.receive.expire(now) {
+            self.urgent |= self.causes & Cause::RXT0;
+        }
+        if self.transmit.expire(now) {
+            self.urgent |= self.causes & (Cause::TXDW | Cause::TXQE);
+        }
+        if self.asserted || !self.urgent.intersects(self.mask) || now < self.throttled {
+            return false;
+        }
+        self.asserted = true;
+        self.throttled = now.saturating_add(Nanos::from(self.itr) * ITR_UNIT);
+        true
+    }
+
+    /// When [`Self::advance`] may have something to do. Delays run whether or not their
+    /// cause is masked, so that unmasking it needs nobody to look at a clock.
+    pub fn deadline(&self) -> Option<Nanos> {
+        if self.asserted {
+            return None;
+        }
+        let waiting = self.urgent.intersects(self.mask);
+        let throttled = waiting.then_some(self.throttled);
+        [throttled, self.receive.due, self.transmit.due]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// ITR.
+    pub fn throttle(&self) -> u16 {
+        self.itr
+    }
+
+    /// Writes ITR. What is already being waited for shortens, but never lengthens.
+    pub fn set_throttle(&mut self, value: u32, now: Nanos) {
+        self.itr = value as u16;
+        let limit = now.saturating_add(Nanos::from(self.itr) * ITR_UNIT);
+        self.throttled = self.throttled.min(limit);
+    }
+
+    /// RDTR.
+    pub fn receive_delay(&self) -> u16 {
+        self.rdtr
+    }
+
+    /// Writes RDTR; its top bit ends a delay now.
+    pub fn set_receive_delay(&mut self, value: u32) {
+        self.rdtr = value as u16;
+        if value & FLUSH != 0 {
+            self.receive.due = None;
+            self.urgent |= self.causes & Cause::RXT0;
+        }
+    }
+
+    /// RADV.
+    pub fn receive_limit(&self) -> u16 {
+        self.radv
+    }
+
+    /// Writes RADV.
+    pub fn set_receive_limit(&mut self, value: u32) {
+        self.radv = value as u16;
+    }
+
+    /// TIDV.
+    pub fn transmit_delay(&self) -> u16 {
+        self.tidv
+    }
+
+    /// Writes TIDV; its top bit ends a delay now.
+    pub fn set_transmit_delay(&mut self, value: u32) {
+        self.tidv = value as u16;
+        if value & FLUSH != 0 {
+            self.transmit.due = None;
+            self.urgent |= self.causes & (Cause::TXDW | Cause::TXQE);
+        }
+    }
+
+    /// TADV.
+    pub fn transmit_limit(&self) -> u16 {
+        self.tadv
+    }
+
+    /// Writes TADV.
+    pub fn set_transmit_limit(&mut self, value: u32) {
+        self.tadv = value as u16;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn enabled() -> Interrupts {
+        let mut unit = Interrupts::default();
+        unit.unmask(Cause::all());
+        unit
+    }
+
+    #[test]
+    fn a_cause_asserts_until_it_is_read() {
+        let mut unit = Interrupts::default();
+        unit.raise(Cause::LSC | Cause::RXO);
+        assert!(!unit.advance(0) && unit.deadline().is_none());
+        unit.unmask(Cause::LSC);
+        assert!(unit.advance(0) && unit.asserted());
+        // Read as a whole, masked or not.
+        assert_eq!(unit.read_causes(), Cause::LSC | Cause::RXO);
+        assert!(!unit.asserted());
+        assert_eq!(unit.read_causes(), Cause::empty());
+    }
+
+    #[test]
+    fn a_mask_lowers_the_wire_and_keeps_the_cause() {
+        let mut unit = enabled();
+        unit.raise(Cause::LSC);
+        unit.advance(0);
+        unit.mask_off(Cause::all());
+        assert!(!unit.asserted());
+        unit.unmask(Cause::LSC);
+        assert!(unit.advance(0) && unit.asserted());
+        // Written ones clear.
+        unit.clear(Cause::RXT0);
+        assert!(unit.asserted());
+        unit.clear(Cause::LSC);
+        assert!(!unit.asserted());
+    }
+
+    #[test]
+    fn without_timers_interrupts_are_immediate() {
+        let mut unit = enabled();
+        for now in 0..3 {
+            unit.received(now);
+            assert!(unit.advance(now));
+            unit.read_causes();
+        }
+    }
+
+    #[test]
+    fn throttling_spaces_assertions() {
+        let mut unit = enabled();
+        unit.set_throttle(100, 0);
+        unit.received(1000);
+        assert!(unit.advance(1000));
+        unit.read_causes();
+        unit.received(1100);
+        assert!(!unit.advance(1100));
+        assert_eq!(unit.deadline(), Some(1000 + 25_600));
+        assert!(!unit.advance(1000 + 25_599));
+        assert!(unit.advance(1000 + 25_600));
+        unit.read_causes();
+        // A shorter interval takes effect at once.
+        unit.received(27_000);
+        unit.set_throttle(0, 27_000);
+        assert!(unit.advance(27_000));
+    }
+
+    #[test]
+    fn receive_timers_delay_and_are_limited() {
+        let mut unit = enabled();
+        unit.set_receive_delay(10);
+        unit.set_receive_limit(15);
+        unit.received(0);
+        assert_eq!(unit.deadline(), Some(10_240));
+        unit.received(9_000);
+        assert_eq!(unit.deadline(), Some(15_360));
+        assert!(!unit.advance(15_359) && unit.advance(15_360));
+        unit.read_causes();
+        // With no absolute limit each packet starts it anew.
+        unit.set_receive_limit(0);
+        for now in [20_000, 30_000, 40_000] {
+            unit.received(now);
+            assert!(!unit.advance(now));
+        }
+        assert_eq!(unit.deadline(), Some(50_240));
+        unit.set_receive_delay(FLUSH | 10);
+        assert!(unit.advance(40_001));
+    }
+
+    #[test]
+    fn transmit_waits_only_when_allowed_to() {
+        let mut unit = enabled();
+        unit.transmitted(1, 256, false, 0);
+        assert!(unit.advance(0));
+        unit.read_causes();
+        unit.transmitted(1, 256, true, 0);
+        assert!(!unit.advance(0));
+        assert_eq!(unit.deadline(), Some(TX_HOLD));
+        // Somebody who asks is told.
+        assert_eq!(unit.read_causes(), Cause::TXDW);
+        assert!(!unit.advance(TX_HOLD));
+        // What the guest programs is honoured where it is longer.
+        unit.set_transmit_delay(60_000);
+        unit.set_transmit_limit(60_000);
+        unit.transmitted(1, 256, true, 0);
+        assert_eq!(unit.deadline(), Some(61_440_000));
+    }
+
+    #[test]
+    fn a_busy_sender_is_told_by_the_quarter_ring() {
+        let mut unit = enabled();
+        let mut now = 0;
+        let mut told = Vec::new();
+        for packet in 0..256 {
+            now += 10_000;
+            unit.doorbell(now);
+            unit.transmitted(1, 256, true, now);
+            if unit.advance(now) {
+                told.push(packet);
+                unit.read_causes();
+            }
+        }
+        assert_eq!(told, [63, 127, 191, 255]);
+        // And, when it stops, after twice the usual distance.
+        unit.doorbell(now + 10_000);
+        unit.transmitted(1, 256, true, now + 10_000);
+        let wait = unit.deadline().unwrap() - (now + 10_000);
+        assert!((19_000..30_000).contains(&wait), "{wait}");
+    }
+
+    #[test]
+    fn packets_already_taken_do_not_interrupt_soon() {
+        let mut unit = enabled();
+        unit.received(0);
+        unit.served(10);
+        assert!(!unit.advance(10));
+        assert_eq!(unit.deadline(), Some(10 + STALE_HOLD));
+        unit.received(20);
+        assert!(unit.advance(20));
+        // An asserted wire is not taken back.
+        unit.served(30);
+        assert!(unit.asserted());
+    }
+}
