@@ -42,8 +42,9 @@ pub struct Session {
 impl Session {
     /// Lays out a session's files: initrds, disk image, the share with the script the host will run.
     pub fn new(prepared: &Prepared) -> Result<Self> {
+        sweep_abandoned();
         let directory = tempfile::Builder::new()
-            .prefix("sluice-lab-")
+            .prefix(&format!("{PREFIX}{}-", std::process::id()))
             .tempdir()
             .context("cannot make a temporary directory")?;
         let session = Self {
@@ -221,6 +222,30 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// How every session's directory is called, before the process's number.
+const PREFIX: &str = "sluice-lab-";
+
+/// Removes the directories of labs that were killed before they could do it themselves.
+fn sweep_abandoned() {
+    for entry in fs::read_dir(std::env::temp_dir())
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split_once('-'))
+            .map(|(pid, _)| pid);
+        if owner
+            .is_some_and(|pid| pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists())
+        {
+            // Another lab may be sweeping too.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 

@@ -10,6 +10,7 @@ mod linux;
 mod measure;
 mod media;
 mod rig;
+mod state;
 pub mod suite;
 mod sysfs;
 mod trace;

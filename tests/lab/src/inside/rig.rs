@@ -3,7 +3,7 @@
 use super::guest::{Guest, expect_success};
 use super::media::{Disk, Iso};
 use super::vmm::{GuestSpec, Network, Vmm};
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use crate::topology::{TAP, VIRTUAL_FUNCTIONS};
 use std::fs;
 use std::path::PathBuf;
@@ -49,6 +49,14 @@ impl Rig {
     /// A file in the scratch directory, which is in memory.
     pub fn file(&self, name: &str) -> PathBuf {
         self.scratch.join(name)
+    }
+
+    /// Skips a test that is about Sluice alone.
+    pub fn only_sluice(&self) -> Result<()> {
+        match self.vmm {
+            Vmm::Sluice => Ok(()),
+            Vmm::Qemu => Err(Error::Skipped("about Sluice alone".into())),
+        }
     }
 
     /// The guest of a fixture, started unless it runs already.

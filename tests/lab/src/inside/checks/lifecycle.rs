@@ -5,7 +5,7 @@ use crate::error::{Context, Error, Result, fail};
 use crate::inside::guest::{Guest, expect_success};
 use crate::inside::rig::{Fixture, Rig};
 use crate::inside::sysfs;
-use crate::inside::vmm::{GuestSpec, Vmm};
+use crate::inside::vmm::GuestSpec;
 use crate::topology::VIRTUAL_FUNCTIONS;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -88,7 +88,7 @@ fn no_reboot(rig: &mut Rig, cpus: u32) -> Result<()> {
 
 /// Nobody can type into a file, so the guest has its orders on its command line.
 fn serial_file(rig: &mut Rig, cpus: u32) -> Result<()> {
-    only_sluice(rig)?;
+    rig.only_sluice()?;
     rig.stop();
     let file = rig.file("serial.txt");
     let spec = GuestSpec {
@@ -106,7 +106,7 @@ fn serial_file(rig: &mut Rig, cpus: u32) -> Result<()> {
 }
 
 fn serial_socket(rig: &mut Rig, cpus: u32) -> Result<()> {
-    only_sluice(rig)?;
+    rig.only_sluice()?;
     rig.stop();
     let socket = rig.file("serial.socket");
     let spec = GuestSpec {
@@ -144,7 +144,7 @@ fn serial_socket(rig: &mut Rig, cpus: u32) -> Result<()> {
 }
 
 fn huge_pages(rig: &mut Rig, cpus: u32) -> Result<()> {
-    only_sluice(rig)?;
+    rig.only_sluice()?;
     let pages = "/proc/sys/vm/nr_hugepages";
     sysfs::write(pages, "256")?;
     let outcome = on_huge_pages(rig, cpus);
@@ -171,15 +171,6 @@ fn on_huge_pages(rig: &mut Rig, cpus: u32) -> Result<()> {
         Ok(free) if free < 200 => Ok(()),
         _ => fail(format!(
             "{free} of 256 huge pages are free while the guest runs"
-        )),
-    }
-}
-
-fn only_sluice(rig: &Rig) -> Result<()> {
-    match rig.vmm {
-        Vmm::Sluice => Ok(()),
-        Vmm::Qemu => Err(Error::Skipped(
-            "a matter of Sluice's own command line".into(),
         )),
     }
 }

@@ -1,9 +1,11 @@
 //! What is tested, by the part of the machine it is about.
 
 mod assignment;
+mod budgets;
 mod disk;
 mod lifecycle;
 mod network;
+mod operator;
 mod platform;
 
 use super::rig::{Fixture, Rig};
@@ -31,8 +33,10 @@ pub fn all() -> Vec<Check> {
         platform::CHECKS,
         network::CHECKS,
         disk::CHECKS,
+        budgets::CHECKS,
         assignment::CHECKS,
         lifecycle::CHECKS,
+        operator::CHECKS,
     ]
     .into_iter()
     .flatten()

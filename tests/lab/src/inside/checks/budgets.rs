@@ -1,0 +1,110 @@
+//! What a guest may cost: the limits of issue 2, held on every run. `cargo lab bench` tells the figures themselves.
+
+use super::Check;
+use crate::error::{Result, fail};
+use crate::inside::linux::{ide_up, network_up};
+use crate::inside::measure;
+use crate::inside::rig::{Fixture, Rig};
+use crate::topology::{
+    PF_ADDRESS, PHYSICAL_FUNCTION, TAP, TAP_ADDRESS, TAP_GUEST_ADDRESS, VF_GUEST_ADDRESS,
+};
+
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "budget-ide-18-exits-per-dma-read",
+        cpus: &[1],
+        limit: 120,
+        fixture: Some(Fixture::Everything),
+        run: ide,
+    },
+    Check {
+        name: "budget-e1000-2-exits-per-udp-packet",
+        cpus: &[1],
+        limit: 120,
+        fixture: Some(Fixture::Everything),
+        run: udp,
+    },
+    Check {
+        name: "budget-e1000-0.3-exits-per-tcp-segment",
+        cpus: &[1],
+        limit: 180,
+        fixture: Some(Fixture::Everything),
+        run: tcp,
+    },
+    Check {
+        name: "budget-vf-packets-cost-no-exit",
+        cpus: &[1],
+        limit: 120,
+        fixture: Some(Fixture::Everything),
+        run: vf,
+    },
+    Check {
+        name: "budget-idle-25-exits-a-second",
+        cpus: &[1],
+        limit: 120,
+        fixture: Some(Fixture::Everything),
+        run: idle,
+    },
+    Check {
+        name: "budget-10-mib-resident",
+        cpus: &[1],
+        limit: 90,
+        fixture: Some(Fixture::Everything),
+        run: resident,
+    },
+];
+
+fn ide(rig: &mut Rig, cpus: u32) -> Result<()> {
+    rig.only_sluice()?;
+    let guest = rig.guest(Fixture::Everything(cpus))?;
+    ide_up(guest)?;
+    let cost = measure::disk_reads(guest, "4k", 300)?;
+    within("exits per 4 KiB DMA read", cost.exits_each(), 18.0)
+}
+
+fn udp(rig: &mut Rig, cpus: u32) -> Result<()> {
+    rig.only_sluice()?;
+    let guest = rig.guest(Fixture::Everything(cpus))?;
+    network_up(guest, "e1000", TAP_GUEST_ADDRESS)?;
+    let sent = measure::udp_out(guest, 4000, TAP_ADDRESS, TAP)?;
+    within("exits per small UDP packet sent", sent.exits_each(), 2.0)
+}
+
+fn tcp(rig: &mut Rig, cpus: u32) -> Result<()> {
+    rig.only_sluice()?;
+    let guest = rig.guest(Fixture::Everything(cpus))?;
+    network_up(guest, "e1000", TAP_GUEST_ADDRESS)?;
+    let out = measure::tcp_out(guest, 16_000_000)?;
+    within("exits per TCP segment sent", out.exits_each(), 0.3)
+}
+
+/// Thousands of packets, and no more exits than the same seconds spent idle, give or take a driver's watchdog.
+fn vf(rig: &mut Rig, cpus: u32) -> Result<()> {
+    rig.only_sluice()?;
+    let guest = rig.guest(Fixture::Everything(cpus))?;
+    network_up(guest, "igbvf", VF_GUEST_ADDRESS)?;
+    let interface = crate::inside::sysfs::interface(PHYSICAL_FUNCTION)?;
+    let sent = measure::udp_out(guest, 8000, PF_ADDRESS, &interface)?;
+    within("exits per VF packet", sent.exits_each(), 0.05)
+}
+
+fn idle(rig: &mut Rig, cpus: u32) -> Result<()> {
+    rig.only_sluice()?;
+    let (exits, processor) = measure::idle(rig.guest(Fixture::Everything(cpus))?)?;
+    within("exits a second, idle", exits, 25.0)?;
+    within("milliseconds of CPU a second, idle", processor, 20.0)
+}
+
+fn resident(rig: &mut Rig, cpus: u32) -> Result<()> {
+    rig.only_sluice()?;
+    let mib = measure::resident_mib(rig.guest(Fixture::Everything(cpus))?)?;
+    within("MiB resident beyond the guest's memory", mib, 10.0)
+}
+
+fn within(what: &str, figure: f64, limit: f64) -> Result<()> {
+    if figure <= limit {
+        Ok(())
+    } else {
+        fail(format!("{what}: {figure:.2}; the limit is {limit}"))
+    }
+}
