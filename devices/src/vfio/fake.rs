@@ -69,7 +69,7 @@ impl FakeBackend {
             size,
             readable: true,
             writable: true,
-            mappable: if mappable { vec![0..size] } else { Vec::new() },
+            mappable: mappable.then_some(0..size).into_iter().collect(),
         };
         Self {
             hardware: Mutex::new(Hardware {
