@@ -285,3 +285,36 @@ impl Region for BarRegion {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_mapped_is_whole_pages_without_the_holes(
+            parts in prop::collection::vec((0u64..64, 1u64..16), 0..4),
+            holes in prop::collection::vec((0u64..0x40000, 0u64..0x9000), 0..3),
+        ) {
+            let info = RegionInfo {
+                size: 0x40000,
+                mappable: parts
+                    .iter()
+                    .map(|&(at, len)| at * PAGE..(at + len).min(64) * PAGE)
+                    .filter(|part| !part.is_empty())
+                    .collect(),
+                ..Default::default()
+            };
+            let holes: Vec<_> = holes.iter().map(|&(at, len)| at..at + len).collect();
+            let areas = direct_areas(&info, &holes);
+            for page in (0..0x40000).step_by(PAGE as usize) {
+                let touched = |r: &Range<u64>| !r.is_empty() && r.start < page + PAGE && page < r.end;
+                let expected = info.mappable.iter().filter(|r| r.contains(&page)).count();
+                let expected = if holes.iter().any(touched) { 0 } else { expected };
+                prop_assert_eq!(areas.iter().filter(|r| r.contains(&page)).count(), expected);
+            }
+            prop_assert!(areas.iter().all(|a| a.start % PAGE == 0 && a.end % PAGE == 0));
+        }
+    }
+}

@@ -5,9 +5,10 @@
 //! [`AssignedDeviceState`].
 //!
 //! **Order at the end.** [`AssignedDevice::release`] (or the drop) disables interrupts, ends
-//! bus mastering, resets the device and lets go of the BAR mappings. Guest memory must be
-//! unmapped from the device only after that, or a DMA still under way faults in the host's
-//! IOMMU: keep the device in front of the [`iommu::host::PinnedMemory`].
+//! bus mastering, resets the device and lets go of the BAR mappings. Only then may guest
+//! memory be unmapped from the device, or a DMA still under way faults in the host's IOMMU:
+//! release every device, then drop the [`iommu::host::PinnedMemory`], then the devices. The
+//! kernel keeps the same order when this process dies.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +26,7 @@ use crate::irq::MsiRoutes;
 
 /// A device could not be assigned.
 #[derive(Debug, thiserror::Error)]
-#[error("{name} cannot be assigned: {source}")]
+#[error("{name} cannot be assigned")]
 pub struct AssignError {
     /// Its host address.
     pub name: String,

@@ -1,7 +1,6 @@
 //! All guest RAM for assigned devices: mapped at its guest-physical addresses, which pins
 //! it, since a device cannot take a page fault.
 
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -174,16 +173,11 @@ fn explain(error: MapError, needed: u64, limit: LockLimit) -> PinError {
     }
 }
 
-impl From<PinError> for io::Error {
-    fn from(error: PinError) -> Self {
-        Self::other(error)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use std::io;
     use std::sync::Mutex;
     use vm_memory::GuestAddress;
 

@@ -22,6 +22,22 @@ nix::ioctl_write_ptr_bad!(
     vfio_iommu_type1_dma_map
 );
 
+nix::ioctl_readwrite_bad!(
+    /// VFIO_IOMMU_GET_INFO.
+    vfio_iommu_get_info,
+    nix::request_code_none!(VFIO_TYPE, VFIO_BASE + 12),
+    IommuInfo
+);
+
+/// `struct vfio_iommu_type1_info`, as far as every kernel knows it.
+#[repr(C)]
+#[derive(Default)]
+struct IommuInfo {
+    argsz: u32,
+    flags: u32,
+    page_sizes: u64,
+}
+
 /// Why VFIO cannot be used on this host.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -72,6 +88,18 @@ impl Type1 {
     pub fn container(&self) -> &Arc<VfioContainer> {
         &self.container
     }
+
+    /// There is a group in the container. When the last one leaves, so does the IOMMU, with
+    /// all that was mapped.
+    fn has_iommu(&self) -> bool {
+        let mut info = IommuInfo {
+            argsz: size_of::<IommuInfo>() as u32,
+            ..Default::default()
+        };
+        // SAFETY: the descriptor is a VFIO container's, and `info` is the start of
+        // the ioctl's own structure and says its size.
+        unsafe { vfio_iommu_get_info(self.container.as_raw_fd(), &mut info) }.is_ok()
+    }
 }
 
 impl HostMapper for Type1 {
@@ -117,6 +145,7 @@ impl HostMapper for Type1 {
             // Less than `len` was mapped: type1v2 never splits a mapping, so what lay in
             // the range is gone whole.
             Ok(()) | Err(VfioError::InvalidDmaUnmapSize) => Ok(()),
+            Err(_) if !self.has_iommu() => Ok(()),
             Err(VfioError::IommuDmaUnmap(e)) => Err(error(e.into())),
             Err(e) => Err(error(io::Error::other(e))),
         }

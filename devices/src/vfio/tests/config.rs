@@ -274,10 +274,9 @@ fn msix_that_does_not_fit_its_bar_is_hidden() {
 fn what_is_no_endpoint_is_refused() {
     let routes = || Arc::new(FakeRoutes::default());
     let error = |hardware: FakeBackend| {
-        AssignedDevice::new("0000:02:10.0", Arc::new(hardware), routes())
-            .err()
-            .unwrap()
-            .to_string()
+        let error = AssignedDevice::new("0000:02:10.0", Arc::new(hardware), routes());
+        let error = error.err().unwrap();
+        format!("{error}: {}", error.source)
     };
     let bridge = igbvf();
     bridge.poke_config(0x0e, &[0x81]);

@@ -9,14 +9,14 @@ use std::sync::Arc;
 
 use pci::{BarIndex, Bdf, Changes, ConfigWrite, Function, MsiMessage, Register};
 
-use super::backend::IrqInfo;
-use super::device::AssignedDevice;
-use super::fake::{FakeBackend, FakeRoutes};
 use crate::bus::PciDevice;
+use crate::vfio::backend::IrqInfo;
+use crate::vfio::device::AssignedDevice;
+use crate::vfio::fake::{FakeBackend, FakeRoutes};
 
-const IGBVF: &str = include_str!("testdata/igbvf.lspci");
-const NVME: &str = include_str!("testdata/nvme.lspci");
-const E1000E: &str = include_str!("testdata/e1000e.lspci");
+const IGBVF: &str = include_str!("../testdata/igbvf.lspci");
+const NVME: &str = include_str!("../testdata/nvme.lspci");
+const E1000E: &str = include_str!("../testdata/e1000e.lspci");
 
 /// An assigned device and what is on either side of it.
 struct Rig {
