@@ -77,7 +77,7 @@ impl Vector {
     }
 }
 
-/// [`Vectors`] as data.
+/// The vectors of one kind, as data.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct VectorsState {
     /// Vectors that the kernel has enabled.
