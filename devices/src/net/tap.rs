@@ -6,7 +6,6 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 
 use nix::errno::Errno;
 
@@ -86,14 +85,8 @@ impl Tap {
         {
             return Err(TapError::Name(owned()));
         }
-        let sys = Path::new("/sys/class/net").join(name);
-        if !sys.exists() {
+        if nix::net::if_::if_nametoindex(name).is_err() {
             return Err(TapError::Missing(owned()));
-        }
-        let flags = std::fs::read_to_string(sys.join("tun_flags")).unwrap_or_default();
-        let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16).unwrap_or(0);
-        if flags & libc::IFF_TAP as u32 == 0 {
-            return Err(TapError::NotTap(owned()));
         }
         let file = OpenOptions::new()
             .read(true)
@@ -105,7 +98,7 @@ impl Tap {
                 Some(libc::EACCES | libc::EPERM) => TapError::Denied(owned()),
                 _ => other(name, "opening /dev/net/tun", e),
             })?;
-        attach(&file, name, flags)?;
+        attach(&file, name)?;
         Ok(Self::from_descriptor(name, file.into()))
     }
 
@@ -194,21 +187,17 @@ impl NetBackend for Tap {
     }
 }
 
-fn attach(file: &File, name: &str, present: u32) -> Result<(), TapError> {
+fn attach(file: &File, name: &str) -> Result<(), TapError> {
     let fd = file.as_raw_fd();
-    // SAFETY: an all-zero `ifreq` is a valid one.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = from as libc::c_char;
-    }
-    let mut flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+    let flags = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
     // A device made for several queues can only be opened as such.
-    flags |= present as libc::c_int & libc::IFF_MULTI_QUEUE;
-    request.ifr_ifru.ifru_flags = flags as libc::c_short;
-    // SAFETY: TUNSETIFF takes a pointer to an `ifreq`, which outlives the call.
-    unsafe { ioctl::set_iff(fd, &raw mut request as libc::c_ulong) }.map_err(|e| match e {
+    let attached = match set_iff(fd, name, flags) {
+        Err(Errno::EINVAL) => set_iff(fd, name, flags | libc::IFF_MULTI_QUEUE),
+        attached => attached,
+    };
+    attached.map_err(|e| match e {
         Errno::EPERM | Errno::EACCES => TapError::Denied(name.to_owned()),
-        Errno::EBUSY => TapError::Busy(name.to_owned()),
+        Errno::EBUSY | Errno::E2BIG => TapError::Busy(name.to_owned()),
         Errno::EINVAL => TapError::NotTap(name.to_owned()),
         e => other(name, "attaching to it", e.into()),
     })?;
@@ -222,6 +211,17 @@ fn attach(file: &File, name: &str, present: u32) -> Result<(), TapError> {
     Ok(())
 }
 
+fn set_iff(fd: libc::c_int, name: &str, flags: libc::c_int) -> nix::Result<libc::c_int> {
+    // SAFETY: an all-zero `ifreq` is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = flags as libc::c_short;
+    // SAFETY: TUNSETIFF takes a pointer to an `ifreq`, which outlives the call.
+    unsafe { ioctl::set_iff(fd, &raw mut request as libc::c_ulong) }
+}
+
 fn other(name: &str, step: &'static str, source: io::Error) -> TapError {
     TapError::Other {
         name: name.to_owned(),
@@ -230,8 +230,12 @@ fn other(name: &str, step: &'static str, source: io::Error) -> TapError {
     }
 }
 
-/// The virtio-net header of a packet; `None` if it cannot say what is left to be done.
+/// The virtio-net header of a packet; `None` if it cannot say what is left to be done, or
+/// if the packet is in more pieces than one call takes.
 fn encode(packet: &Packet<'_>) -> Option<[u8; HEADER]> {
+    if packet.body.len() + 2 > iov::MAX {
+        return None;
+    }
     let mut header = [0; HEADER];
     let offload = packet.offload;
     if let Some(sum) = offload.checksum {

@@ -63,15 +63,15 @@ fn resets_while_traffic_flows() {
 /// A DHCP DISCOVER from `MAC` (RFC 2131).
 fn discover() -> Vec<u8> {
     let mut frame = [&[0xff; 6][..], &MAC.0, &[8, 0]].concat();
-    frame.extend([0x45, 0, 1, 0x0c, 0, 1, 0, 0, 64, 17, 0x79, 0xe1, 0, 0, 0, 0]);
+    frame.extend([0x45, 0, 1, 0x48, 0, 1, 0, 0, 64, 17, 0x79, 0xa5, 0, 0, 0, 0]);
     frame.extend([0xff; 4]);
-    frame.extend([0, 68, 0, 67, 0, 0xf8, 0, 0]);
+    frame.extend([0, 68, 0, 67, 1, 0x34, 0, 0]);
     frame.extend([1, 1, 6, 0, 1, 2, 3, 4]);
     frame.extend([0; 20]);
     frame.extend(MAC.0);
     frame.extend([0; 10 + 64 + 128]);
     frame.extend([99, 130, 83, 99, 53, 1, 1, 255]);
-    frame.resize(14 + 0x10c, 0);
+    frame.resize(14 + 0x148, 0);
     frame
 }
 

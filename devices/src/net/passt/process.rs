@@ -1,17 +1,19 @@
 //! The child: how it is started, watched and ended.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::str::FromStr;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{MAX_FRAME, PREFIX};
 
 /// What `passt` is to do.
 #[derive(Debug, Clone)]
@@ -110,16 +112,19 @@ pub enum PasstError {
     /// It ran and gave up; in its own words.
     #[error("passt: {0}")]
     GaveUp(String),
-    /// It neither gives up nor gets ready.
-    #[error("passt did not get ready within {0} seconds")]
-    Stuck(u16),
+    /// It runs, but does not speak its protocol.
+    #[error("passt answers with something that is no frame")]
+    Nonsense,
     /// No socket to talk to it.
     #[error("a socket for passt")]
     Socket(#[source] io::Error),
 }
 
-/// How long `passt` may take to get ready.
-const PATIENCE_SECONDS: u16 = 10;
+/// How long to wait for its first frame. Without IPv4 there is none: it then counts as
+/// ready if it still runs.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long it may take to end once it closed its socket.
+const GRACE: Duration = Duration::from_millis(50);
 
 /// A running `passt`. Dropping it ends it.
 pub(super) struct Child {
@@ -135,9 +140,8 @@ impl Child {
     pub(super) fn start(config: &PasstConfig) -> Result<(Self, UnixStream), PasstError> {
         let (ours, theirs) = UnixStream::pair().map_err(PasstError::Socket)?;
         let (words, say) = pipe().map_err(PasstError::Socket)?;
-        let (ready, tell) = pipe().map_err(PasstError::Socket)?;
         let mut command = command(config, &theirs);
-        command.stdout(tell).stderr(say);
+        command.stderr(say);
         let spawned = command.spawn().map_err(|source| PasstError::Start {
             program: config.program.display().to_string(),
             source,
@@ -148,32 +152,40 @@ impl Child {
             process: spawned,
             words: words.into(),
         };
-        child.await_ready(&ready)?;
+        child.await_ready(&ours)?;
         Ok((child, ours))
     }
 
-    /// It writes its process id to its standard output once it is set up.
-    fn await_ready(&mut self, ready: &OwnedFd) -> Result<(), PasstError> {
-        let mut fds = [PollFd::new(ready.as_fd(), PollFlags::POLLIN)];
-        let timeout = PollTimeout::from(PATIENCE_SECONDS * 1000);
-        let polled = loop {
-            match poll(&mut fds, timeout) {
-                Err(nix::errno::Errno::EINTR) => {}
-                polled => break polled,
-            }
-        };
-        if !matches!(polled, Ok(n) if n > 0) {
-            return Err(PasstError::Stuck(PATIENCE_SECONDS));
+    /// `passt` does not say when it is set up, so it is asked something that it answers:
+    /// who has some address, in ARP. It answers for every address but the guest's.
+    fn await_ready(&mut self, mut stream: &UnixStream) -> Result<(), PasstError> {
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .map_err(PasstError::Socket)?;
+        let mut prefix = [0; PREFIX];
+        let asked = stream.write_all(&probe());
+        if let Err(e) = asked.and_then(|()| stream.read_exact(&mut prefix)) {
+            let silent = matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+            return match self.process.try_wait() {
+                Ok(None) if silent => Ok(()),
+                _ => Err(self.gave_up()),
+            };
         }
-        let mut byte = [0];
-        if matches!(nix::unistd::read(ready, &mut byte), Ok(n) if n > 0) {
-            return Ok(());
+        let len = u32::from_be_bytes(prefix) as usize;
+        if len > MAX_FRAME {
+            return Err(PasstError::Nonsense);
         }
+        let answer = stream.read_exact(&mut vec![0; len]);
+        answer.map_err(|_| self.gave_up())
+    }
+
+    fn gave_up(&mut self) -> PasstError {
+        // Whatever it still does, it is of no use; its last words are out once it is gone.
+        std::thread::sleep(GRACE);
+        let _ = self.process.kill();
         let _ = self.process.wait();
         let words = self.last_words();
-        Err(PasstError::GaveUp(words.unwrap_or_else(|| {
-            "it ended without saying why".to_owned()
-        })))
+        PasstError::GaveUp(words.unwrap_or_else(|| "it ended without saying why".to_owned()))
     }
 
     /// What it said last, as one line.
@@ -198,10 +210,10 @@ fn command(config: &PasstConfig, socket: &UnixStream) -> Command {
     let mut command = Command::new(&config.program);
     command
         .args(["--foreground", "--quiet", "--stderr"])
-        .args(["--pid", "/dev/stdout"])
         .args(["--mtu", &config.mtu.to_string()])
         .args(["--fd", &socket.as_raw_fd().to_string()])
         .stdin(Stdio::null())
+        .stdout(Stdio::null())
         .process_group(0);
     for forward in &config.forwards {
         let flag = match forward.protocol {
@@ -228,6 +240,28 @@ fn command(config: &PasstConfig, socket: &UnixStream) -> Command {
 /// A pipe that neither end ever waits on.
 fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?)
+}
+
+/// A framed ARP probe (RFC 5227 §1.1) of an address that nobody has.
+fn probe() -> [u8; PREFIX + 42] {
+    const ASKING: [u8; 6] = [0x02, 0, 0, 0, 0, 0];
+    let mut frame = [0; PREFIX + 42];
+    let parts: [&[u8]; 8] = [
+        &42u32.to_be_bytes(),
+        &[0xff; 6],
+        &ASKING,
+        &[0x08, 0x06, 0, 1, 0x08, 0, 6, 4, 0, 1],
+        &ASKING,
+        &[0; 4],
+        &[0; 6],
+        &[169, 254, 0, 1],
+    ];
+    let mut at = 0;
+    for part in parts {
+        frame[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    frame
 }
 
 /// Lines that say nothing about what went wrong.
