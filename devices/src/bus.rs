@@ -82,6 +82,21 @@ impl Deferred for NothingDeferred {
     fn flush(&self) {}
 }
 
+/// Told that [`PciDevice::fast_paths`] answers otherwise than before, for a BAR that stays
+/// where it is. Only [`FastPath::Mapped`] ranges may come and go like this.
+pub trait FastPathWatcher: Send + Sync {
+    /// The machine asks again, soon. Called from any thread; takes note and returns.
+    fn fast_paths_changed(&self);
+}
+
+/// Fast paths stay as they were when the BAR was mapped.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NobodyWatches;
+
+impl FastPathWatcher for NobodyWatches {
+    fn fast_paths_changed(&self) {}
+}
+
 /// A PCI function with registers behind its BARs.
 pub trait PciDevice: pci::Function {
     /// A name for logs and statistics, such as `e1000` or `0000:02:10.0`.

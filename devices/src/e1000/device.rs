@@ -8,6 +8,7 @@ use super::filter::{ADDRESSES, Filter, TABLE};
 use super::interrupts::Interrupts;
 use super::phy::Phy;
 use super::plain::Plain;
+use super::quiet_page::QUIET;
 use super::registers::{
     Cause, Control, DeviceStatus, EepromControl, EepromRead, MdiControl, ReceiveChecksum,
     ReceiveControl, TransmitControl, offset,
@@ -46,6 +47,12 @@ pub struct Registers {
     /// The I/O thread looks at the transmit ring again before it sleeps.
     #[serde(skip)]
     pub(super) tx_active: bool,
+    /// When a packet last came or went.
+    #[serde(skip)]
+    pub(super) last_packet: Nanos,
+    /// The guest reads zeros in place of the statistics registers.
+    #[serde(skip)]
+    pub(super) quiet: bool,
     /// The I/O thread waits for receive buffers, or for the receiver to be enabled.
     #[serde(skip)]
     pub(super) rx_waiting: bool,
@@ -83,6 +90,8 @@ impl Registers {
             link: carrier,
             traffic: Traffic::default(),
             tx_active: false,
+            last_packet: 0,
+            quiet: false,
             rx_waiting: false,
         }
     }
@@ -124,6 +133,14 @@ impl Registers {
         if self.interrupts.advance(now) {
             self.traffic.interrupts += 1;
         }
+    }
+
+    /// Whether the statistics registers can be, or can no longer be, read as zeros; true if
+    /// that changed.
+    pub fn settle_quiet(&mut self, now: Nanos) -> bool {
+        let since = now.saturating_sub(self.last_packet);
+        let quiet = (self.quiet || since >= QUIET) && self.statistics.is_clear();
+        std::mem::replace(&mut self.quiet, quiet) != quiet
     }
 
     /// When [`Self::advance`] may have something to do.

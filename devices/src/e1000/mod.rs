@@ -10,6 +10,7 @@
 //! | `descriptors`, `offload`, `packet` | formats in memory and on the wire |
 //! | `transmit`, `receive` | packet processing |
 //! | `nic`, `thread` | who does what, and when |
+//! | `quiet_page` | what spares an idle guest most exits |
 //!
 //! # Exits
 //! A vCPU only ever touches registers; packets are the business of one I/O thread per NIC.
@@ -23,6 +24,8 @@
 //! | IMC write, and the STATUS read that flushes it | per interrupt | 0 and 1 |
 //! | IMS write, and the STATUS read that flushes it | per interrupt | 1 and 1 |
 //! | ITR write | when the driver changes its mind | 0, coalesced |
+//! | statistics registers, 55 reads | every two seconds | 55, or 0 when idle: see `quiet_page` |
+//! | PHY registers by MDIC, and ICS | every two seconds | 5, and an interrupt |
 //!
 //! So an interrupt costs 4. A ping is one TDT write and one interrupt, its own transmission
 //! being reported along with the answer: 5. A small UDP packet out is one TDT write and a
@@ -56,6 +59,7 @@ mod offload;
 mod packet;
 mod phy;
 mod plain;
+mod quiet_page;
 mod receive;
 mod registers;
 mod state;
@@ -71,13 +75,13 @@ use pci::{
     InterruptPin, Register, Window,
 };
 
-use crate::bus::{Deferred, FastPath, PciDevice, Region};
+use crate::bus::{Deferred, FastPath, FastPathWatcher, PciDevice, Region};
 use crate::dma::Dma;
 use crate::irq::IrqLine;
 use crate::net::{Mac, NetBackend};
 use crate::time::Clock;
-use device::Registers;
 use nic::{Nic, lock};
+use quiet_page::QuietPage;
 use registers::offset;
 pub use state::{E1000State, Traffic};
 use thread::IoThread;
@@ -118,6 +122,8 @@ pub struct E1000Config {
     pub deferred: Arc<dyn Deferred>,
     /// The machine's clock.
     pub clock: Arc<dyn Clock>,
+    /// Told when the statistics registers may be read as zeros, and when no longer.
+    pub watcher: Arc<dyn FastPathWatcher>,
 }
 
 /// An 82540EM.
@@ -125,6 +131,7 @@ pub struct E1000 {
     name: String,
     config: Mutex<ConfigSpace>,
     nic: Arc<Nic>,
+    quiet_page: Arc<QuietPage>,
     thread: Mutex<Option<IoThread>>,
 }
 
@@ -140,19 +147,11 @@ impl E1000 {
             .and_then(|()| space.set_bar(PORTS, BarKind::Io, PORTS_SIZE))
             .map_err(io::Error::other)?;
         space.set_interrupt_pin(InterruptPin::IntA);
-        let registers = Registers::new(config.mac, &IDS, config.backend.link());
-        let nic = Nic::new(
-            registers,
-            config.backend,
-            config.dma,
-            config.line,
-            config.deferred,
-            config.clock,
-        )?;
         Ok(Self {
-            name: config.name,
+            name: config.name.clone(),
             config: Mutex::new(space),
-            nic: Arc::new(nic),
+            nic: Arc::new(Nic::new(config)?),
+            quiet_page: Arc::new(QuietPage::new()?),
             thread: Mutex::new(None),
         })
     }
@@ -253,7 +252,7 @@ impl PciDevice for E1000 {
             return Vec::new();
         }
         let tables = offset::VFTA + 0x200 - offset::MTA;
-        [
+        let mut paths: Vec<_> = [
             (offset::IMC, 4),
             (offset::RDT, 4),
             (offset::ITR, 4),
@@ -264,7 +263,14 @@ impl PciDevice for E1000 {
             offset: offset.into(),
             len: len.into(),
         })
-        .into()
+        .into();
+        if self.nic.registers().quiet {
+            paths.push(FastPath::Mapped {
+                offset: offset::STATISTICS.into(),
+                memory: Arc::clone(&self.quiet_page) as _,
+            });
+        }
+        paths
     }
 
     fn set_bdf(&self, bdf: Bdf) {

@@ -21,7 +21,8 @@ use super::device::Registers;
 use super::receive::{Receiver, threshold_cause};
 use super::registers::{Cause, offset};
 use super::transmit::{Transmitter, View};
-use crate::bus::Deferred;
+use super::{E1000Config, IDS};
+use crate::bus::{Deferred, FastPathWatcher};
 use crate::dma::{Dma, DmaError};
 use crate::irq::IrqLine;
 use crate::net::{Mac, NetBackend, Packet, Sent, offload};
@@ -91,6 +92,7 @@ pub struct Nic {
     line: IrqLine,
     deferred: Arc<dyn Deferred>,
     clock: Arc<dyn Clock>,
+    watcher: Arc<dyn FastPathWatcher>,
     /// Wakes the I/O thread.
     pub(super) kick: EventFd,
     master: AtomicBool,
@@ -113,30 +115,25 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Nic {
-    pub(super) fn new(
-        registers: Registers,
-        backend: Box<dyn NetBackend>,
-        dma: Dma,
-        line: IrqLine,
-        deferred: Arc<dyn Deferred>,
-        clock: Arc<dyn Clock>,
-    ) -> std::io::Result<Self> {
+    pub(super) fn new(config: E1000Config) -> std::io::Result<Self> {
+        let registers = Registers::new(config.mac, &IDS, config.backend.link());
         let engine = Engine {
-            backend,
+            backend: config.backend,
             transmitter: Transmitter::new(),
             receiver: Receiver::new(),
             scratch: Vec::new(),
             buffer_wait: BUFFER_WAIT / 2,
         };
         Ok(Self {
-            dma,
+            dma: config.dma,
             engine: Mutex::new(engine),
             holders: AtomicUsize::new(0),
             registers: Mutex::new(registers),
             wire: Mutex::new(Level::default()),
-            line,
-            deferred,
-            clock,
+            line: config.line,
+            deferred: config.deferred,
+            clock: config.clock,
+            watcher: config.watcher,
             kick: EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC)?,
             master: AtomicBool::new(false),
             aborted: AtomicBool::new(false),
@@ -159,6 +156,11 @@ impl Nic {
         registers.advance(now);
         let value = registers.read(at);
         self.settle(&mut registers, now);
+        let changed = is_statistics(at) && registers.settle_quiet(now);
+        drop(registers);
+        if changed {
+            self.watcher.fast_paths_changed();
+        }
         value
     }
 
@@ -283,6 +285,11 @@ impl Nic {
         ];
         interest.deadline = both.into_iter().flatten().min();
         lock(&self.wire).armed = interest.deadline;
+        let changed = registers.quiet && registers.settle_quiet(now);
+        drop(registers);
+        if changed {
+            self.watcher.fast_paths_changed();
+        }
         interest
     }
 
@@ -319,6 +326,7 @@ impl Nic {
     pub(super) fn transmitted(&self, count: u32, reported: u32, delayed: bool) {
         let now = self.now();
         let mut registers = self.registers();
+        registers.last_packet = now;
         registers.tx.advance(count);
         let (ring, delayed) = (registers.tx, delayed && reported > 0);
         if reported > 0 {
@@ -370,6 +378,7 @@ impl Nic {
     pub(super) fn received(&self, destination: Mac, bytes: usize, taken: u32) {
         let now = self.now();
         let mut registers = self.registers();
+        registers.last_packet = now;
         let stripped = if registers.rctl.strip_crc() { FCS } else { 0 };
         registers.statistics.received(destination, bytes + stripped);
         registers.traffic.received += 1;
@@ -460,6 +469,11 @@ fn send(
         Wire::Nowhere => {}
     }
     Sent::Done
+}
+
+/// In the page of the statistics registers.
+fn is_statistics(at: u32) -> bool {
+    (offset::STATISTICS..offset::STATISTICS + 0x100).contains(&at)
 }
 
 /// Writes that must not fall in the midst of a packet.

@@ -35,7 +35,7 @@ const fn many(start: u32, count: u32, step: u32, mask: u32) -> Range {
 
 const ALL: u32 = u32::MAX;
 
-const RANGES: [Range; 29] = [
+const RANGES: [Range; 30] = [
     one(offset::CTRL_EXT, ALL, 0),
     one(offset::FCAL, ALL, 0),
     one(offset::FCAH, 0xffff, 0),
@@ -59,6 +59,7 @@ const RANGES: [Range; 29] = [
     one(offset::WUC, 0x0f, 0),
     one(offset::WUFC, 0x000f_80ff, 0),
     one(offset::WUS, 0x000f_00ff, 0),
+    one(offset::MANC, ALL, 0),
     one(offset::IPAV, 0x0001_000f, 0),
     many(offset::IP4AT, 4, 8, ALL),
     many(offset::IP6AT, 4, 4, ALL),

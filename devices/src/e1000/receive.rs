@@ -171,6 +171,7 @@ impl Receiver {
     /// Counts a frame and takes out its VLAN tag (§9.1).
     fn arrive(&mut self, nic: &Nic, mut held: Held) -> Held {
         let mut registers = nic.registers();
+        registers.last_packet = nic.now();
         registers.statistics.seen(held.end + FCS);
         if registers.control.vlan_mode() {
             held.tag = packet::tag(&self.buffer[..held.end], registers.vet);

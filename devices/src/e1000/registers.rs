@@ -113,6 +113,8 @@ pub mod offset {
     pub const WUFC: u32 = 0x5808;
     /// Wakeup Status.
     pub const WUS: u32 = 0x5810;
+    /// Management Control.
+    pub const MANC: u32 = 0x5820;
     /// IP Address Valid.
     pub const IPAV: u32 = 0x5838;
     /// IPv4 Address Table.

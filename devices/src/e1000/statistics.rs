@@ -58,6 +58,11 @@ impl Statistics {
         }
     }
 
+    /// Every register reads as zero.
+    pub fn is_clear(&self) -> bool {
+        self.0.iter().all(|&value| value == 0)
+    }
+
     /// A packet of `bytes`, frame check sequence included, came to the filters.
     pub fn seen(&mut self, bytes: usize) {
         self.add(index::TPR, 1);

@@ -53,6 +53,16 @@ impl Clock for Hands {
     }
 }
 
+/// Counts how often fast paths changed.
+#[derive(Default)]
+struct Watcher(AtomicU64);
+
+impl FastPathWatcher for Watcher {
+    fn fast_paths_changed(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 struct NoMessages;
 
 impl MsiSink for NoMessages {
@@ -89,6 +99,7 @@ struct Rig {
     wire: Arc<Wire>,
     clock: Arc<Hands>,
     kernel: Arc<Kernel>,
+    watcher: Arc<Watcher>,
     /// Where the driver writes its next transmit descriptor.
     tail: u32,
 }
@@ -105,7 +116,7 @@ impl Rig {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
         let ram = Arc::new(ram);
         let (wire, clock) = (Arc::new(Wire::default()), Arc::new(Hands::default()));
-        let kernel = Arc::new(Kernel::default());
+        let (kernel, watcher) = (Arc::new(Kernel::default()), Arc::new(Watcher::default()));
         let nic = E1000::new(E1000Config {
             name: "e1000".to_owned(),
             mac: MAC,
@@ -114,6 +125,7 @@ impl Rig {
             line: IrqLine::new(Arc::clone(&wire) as _),
             deferred: Arc::clone(&kernel) as _,
             clock: Arc::clone(&clock) as _,
+            watcher: Arc::clone(&watcher) as _,
         });
         let nic = Arc::new(nic.unwrap());
         *kernel.device.lock().unwrap() = Arc::downgrade(&nic);
@@ -126,6 +138,7 @@ impl Rig {
             wire,
             clock,
             kernel,
+            watcher,
             tail: 0,
         }
     }

@@ -204,3 +204,47 @@ impl std::fmt::Debug for CountFields<'_> {
         write!(f, "{:?}{:?}", registers.rx, registers.tx)
     }
 }
+
+#[test]
+fn an_idle_guest_reads_statistics_without_exits() {
+    let rig = Rig::up();
+    let mapped = || {
+        let paths = rig.nic.fast_paths(MEMORY);
+        paths.iter().any(|p| match p {
+            FastPath::Mapped { offset, memory } => {
+                assert_eq!((*offset, memory.len()), (0x4000, 4096));
+                assert!(!memory.writable());
+                true
+            }
+            _ => false,
+        })
+    };
+    let read_all = || {
+        (0x4000..0x4100)
+            .step_by(4)
+            .map(|at| rig.read(at))
+            .sum::<u32>()
+    };
+    let changes = || rig.watcher.0.load(Ordering::SeqCst);
+    rig.inject(&frame(100));
+    rig.turn();
+    rig.sleep_until(10_000_000_000);
+    // Not before everything that was counted is read.
+    rig.read(0x4074);
+    assert!(!mapped() && changes() == 0);
+    assert_ne!(read_all(), 0);
+    assert!(mapped() && changes() == 1);
+    read_all();
+    rig.turn();
+    assert_eq!(changes(), 1);
+    // The first packet, even an unwanted one, ends it.
+    rig.inject(&outgoing(100));
+    rig.turn();
+    assert!(!mapped() && changes() == 2);
+    assert_eq!(rig.read(0x40d0), 1);
+    // Not again while there is traffic.
+    rig.inject(&frame(100));
+    rig.turn();
+    read_all();
+    assert!(!mapped() && changes() == 2);
+}
