@@ -246,8 +246,6 @@ impl State {
         self.drop_activity();
         self.owner = self.selected;
         let Some(drive) = self.owner() else { return };
-        drive.packet_dma = false;
-        drive.packet_limit = 0;
         let action = drive.execute(code);
         self.drive_line();
         self.apply(action);
@@ -258,7 +256,9 @@ impl State {
             Action::Done => self.complete(),
             Action::Quiet => {
                 if let Some(drive) = self.owner() {
+                    let selected = drive.regs.device & 0x10;
                     drive.show_signature();
+                    drive.regs.device = selected;
                 }
             }
             Action::Fail(error) => self.fail(error.0, false),

@@ -40,6 +40,8 @@ pub struct Drive {
     pub error: u8,
     /// INTRQ pending: asserted while selected.
     pub interrupt: bool,
+    /// The command in progress is PACKET.
+    pub packet: bool,
     /// The PACKET command in progress moves its data by DMA.
     pub packet_dma: bool,
     /// Byte count limit of the PACKET command in progress.
@@ -63,6 +65,7 @@ impl Drive {
             status: Status(0),
             error: 0,
             interrupt: false,
+            packet: false,
             packet_dma: false,
             packet_limit: 0,
         };
@@ -110,7 +113,8 @@ impl Drive {
         self.error = 0;
         self.interrupt = false;
         self.statistics.commands.add(1);
-        if code == opcode::PACKET {
+        self.packet = self.is_packet() && code == opcode::PACKET;
+        if self.packet {
             self.packet_dma = self.regs.features.current & 1 != 0;
             self.packet_limit =
                 u16::from_le_bytes([self.regs.lba_mid.current, self.regs.lba_high.current]);
@@ -131,7 +135,7 @@ impl Drive {
     pub fn set_data_request(&mut self, len: usize, reason: InterruptReason) {
         self.status = ready();
         self.status.set_data_request(true);
-        if self.is_packet() {
+        if self.packet {
             self.regs.count.current = reason.0;
             let [low, high] = (len.min(0xffff) as u16).to_le_bytes();
             self.regs.lba_mid.current = low;
@@ -156,14 +160,10 @@ impl Drive {
     }
 
     fn show_command_over(&mut self) {
-        if self.is_packet() && self.packet_phase() {
+        // The other commands keep Sector Count for their results.
+        if self.packet {
             self.regs.count.current = InterruptReason(3).0;
         }
-    }
-
-    /// Only PACKET commands end with an interrupt reason; the others keep Sector Count.
-    fn packet_phase(&self) -> bool {
-        self.packet_limit != 0 || self.packet_dma
     }
 
     /// Shows how far a command on the medium came: the last sector, or the one in error.

@@ -10,7 +10,7 @@ pub const ERR: u8 = 0x01;
 pub const TABLE: u32 = 0x8000;
 
 /// A command's registers.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Tf {
     pub device: u8,
     pub command: u8,
