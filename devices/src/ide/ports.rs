@@ -90,7 +90,8 @@ impl Channel {
     }
 
     /// Takes every doorbell rung before this call, each after the queued writes that the
-    /// guest made before it. True if there is something for the I/O thread now.
+    /// guest made before it. True if the I/O thread has to look: there is something for it, or
+    /// it has to wait for commands from now on.
     ///
     /// What rings is looked at first, then queued writes are handed out, then what was seen
     /// ringing is taken; if another thread took any in between, what rings now may be newer
@@ -108,6 +109,7 @@ impl Channel {
                 continue;
             }
             self.takings.fetch_add(1, Ordering::AcqRel);
+            let started = state.command.start();
             for bell in self.doorbells.take(rung) {
                 match bell {
                     Bell::Command(opcode) if state.decode => state.issue(opcode),
@@ -117,7 +119,7 @@ impl Channel {
                     }
                 }
             }
-            return state.is_runnable();
+            return state.is_runnable() || !started && state.command.start();
         }
         false
     }

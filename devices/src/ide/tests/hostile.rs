@@ -2,15 +2,16 @@
 //! image, and a reset brings the drive back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use iommu::{Access, Identity};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use vm_memory::GuestAddress;
+use vm_memory::{GuestAddress, VolatileSlice};
 
 use super::libata::{Port, Tf};
 use super::rig::{BUS_MASTER, RAM, Rig, disk, drive, image};
-use crate::block::RawImage;
+use crate::block::{BlockBackend, Failure, RawImage};
 use crate::bus::Deferred;
 use crate::dma::{Dma, GuestRam};
 use crate::ide::DriveKind;
@@ -221,7 +222,7 @@ proptest! {
     #[test]
     fn a_walk_gives_what_the_table_says(
         table in prop_oneof![0x1000u32..0x1100, 0x1ff00u32..0x20000],
-        entries in vec((0u32..RAM as u32 - 0x20000, 0u16..0x300, 0u8..20), 1..40),
+        entries in vec((0u32..RAM as u32 - 0x40000, 0u16..0x300, 0u8..20), 1..40),
         wants in vec(1u64..5000, 1..20),
         most in 1usize..20,
     ) {
@@ -319,26 +320,106 @@ fn memory_that_is_not_there_is_an_error_and_ends_the_command() {
     assert_eq!(port.dma(&tf, true, &[(0x10000, 1024)]), (4, 0x50));
 }
 
+/// A medium that takes its time, and says when it begins.
+struct Slow {
+    begun: std::sync::Mutex<std::sync::mpsc::Sender<()>>,
+}
+
+impl BlockBackend for Slow {
+    fn len(&self) -> u64 {
+        64 << 20
+    }
+
+    fn is_readonly(&self) -> bool {
+        false
+    }
+
+    fn can_discard(&self) -> bool {
+        false
+    }
+
+    fn read_vectored_at(&self, pieces: &[VolatileSlice<'_>], _: u64) -> Result<(), Failure> {
+        self.begun.lock().unwrap().send(()).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        for piece in pieces {
+            piece.copy_from(&vec![1u8; piece.len()]);
+        }
+        Ok(())
+    }
+
+    fn write_vectored_at(&self, _: &[VolatileSlice<'_>], _: u64) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn flush(&self) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn discard(&self, _: u64, _: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 #[test]
-fn a_reset_ends_a_long_transfer_at_its_next_batch() {
-    let file = image(&[1; 512]);
-    file.as_file().set_len(64 << 20).unwrap();
-    let rig = Rig::new([[Some(disk(&file)), None], [None, None]]);
-    let port = Port::new(&rig, 0);
-    let table: Vec<_> = (0..512).map(|i| (0x100000 + i % 64 * 0x10000, 0)).collect();
-    rig.prds(0x8000, &table);
-    for _ in 0..20 {
-        let tf = Tf::rw(0x25, 0, 0).ext();
+fn whatever_ends_a_transfer_waits_until_memory_is_left_alone() {
+    type End = fn(&Rig, &Port<'_>);
+    let ends: [(&str, End); 5] = [
+        ("SRST", |_, port| port.soft_reset()),
+        ("stop", |_, port| port.bus_master_stop()),
+        ("function reset", |rig, _| {
+            pci::Function::reset(&rig.controller);
+        }),
+        ("no bus master", |rig, _| {
+            rig.config(0x04, 0x0001, 0b0011);
+        }),
+        ("the end of the threads", |rig, _| rig.controller.stop()),
+    ];
+    for (name, end) in ends {
+        let (begun, begins) = std::sync::mpsc::channel();
+        let slow = Slow {
+            begun: begun.into(),
+        };
+        let rig = Rig::new([
+            [Some(drive(DriveKind::Disk, Arc::new(slow))), None],
+            [None, None],
+        ]);
+        let port = Port::new(&rig, 0);
+        let table: Vec<_> = (0..64).map(|i| (0x100000 + i % 16 * 0x10000, 0)).collect();
+        rig.prds(0x8000, &table);
+        let tf = Tf::rw(0x25, 0, 8192).ext();
         port.load(&tf);
         port.bus_master_setup(0x8000, true);
         port.execute(tf.command);
         port.bus_master_start();
-        port.alternate_status();
-        port.soft_reset();
-        // Nothing writes there any more.
-        rig.store(0x100000, &[0xa5; 512]);
-        assert_eq!(port.alternate_status(), 0x50);
-        assert_eq!(rig.load(0x100000, 512), [0xa5; 512]);
-        rig.out8(port.bus_master(), 0);
+        begins.recv_timeout(Duration::from_secs(20)).unwrap();
+        end(&rig, &port);
+        rig.store(0x100000, &[0xa5; 0x10000]);
+        std::thread::sleep(Duration::from_millis(50));
+        let intact = rig.load(0x100000, 0x10000) == [0xa5; 0x10000];
+        assert!(intact, "{name} does not wait");
     }
+}
+
+#[test]
+fn a_paused_transfer_is_whole() {
+    let (begun, begins) = std::sync::mpsc::channel();
+    let slow = Slow {
+        begun: begun.into(),
+    };
+    let rig = Rig::new([
+        [Some(drive(DriveKind::Disk, Arc::new(slow))), None],
+        [None, None],
+    ]);
+    let port = Port::new(&rig, 0);
+    rig.prds(0x8000, &[(0x100000, 0)]);
+    let tf = Tf::rw(0x25, 0, 128).ext();
+    port.load(&tf);
+    port.bus_master_setup(0x8000, true);
+    port.execute(tf.command);
+    port.bus_master_start();
+    begins.recv_timeout(Duration::from_secs(20)).unwrap();
+    rig.controller.quiesce();
+    assert_eq!(rig.load(0x100000, 0x10000), [1; 0x10000]);
+    assert!(port.line().level());
+    assert_eq!(port.interrupt(), (4, 0x50));
 }
