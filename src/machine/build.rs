@@ -1,19 +1,22 @@
-//! Putting a machine together, from the inside out: VM and RAM, vCPUs, interrupts, chipset,
-//! PCI, and what the guest boots.
+//! Putting a machine together, from the inside out: VM, RAM and vCPUs; interrupts; chipset;
+//! the PCI bus and what is on it; the tables that describe it all.
 
 use std::sync::Arc;
 
-use devices::irq::{MsiRoutes, MsiSink};
+use devices::irq::MsiSink;
 use devices::platform::intx::pirq;
+use devices::time::Alarmed;
 use iommu::{Identity, Remapper};
-use pci::{BusAt, HostBridge, InterruptPin, Topology};
+use pci::{BusAt, HostBridge, InterruptPin, Topology, Windows};
 
+use super::assigned::Assigned;
 use super::bus::Bus;
 use super::chipset::{self, Chipset, LPC};
 use super::console::Console;
+use super::drives::{Drives, Images};
+use super::fabric::Fabric;
 use super::installer::Installer;
-use super::pci_root::{BarSpace, PciRoot};
-use super::peripherals::Assigned;
+use super::pci_root::PciRoot;
 use super::requests::Requests;
 use super::stats::Reporter;
 use super::timers::{Alarms, GuestClock};
@@ -30,48 +33,47 @@ const IO_WINDOW: std::ops::RangeInclusive<u64> = 0x1000..=0xffff;
 const IOAPIC_ID: u8 = 0;
 
 impl Machine {
-    /// Makes the machine that `config` describes. The guest is not started.
+    /// Makes the machine that `config` describes. The guest is not started. What the
+    /// operator named is opened first, so that a mistake costs nothing.
     pub fn build(config: &config::Machine) -> Result<Self, Error> {
         let images = boot::Images::open(&config.kernel, config.initrd.as_deref())?;
+        let drives = Images::open(&config.disks, &config.cdroms)?;
+
         let vm = Vm::create()?;
-        let phys_bits = vm.phys_bits()?;
-        let size = config.memory.size;
+        let (size, phys_bits) = (config.memory.size, vm.phys_bits()?);
         let plan = layout(size, phys_bits, &BarDemand::default())?;
         let ram = Arc::new(ram::allocate(&plan, config.memory.huge_pages)?);
         vm.add_ram(&ram)?;
         let vcpus = vm.create_vcpus(config.cpus)?;
-        let boot_processor = &vcpus[0].0;
-
-        let gate = Arc::new(Gate::default());
-        let requests = Arc::new(Requests::new(gate.clone()).map_err(Error::Event)?);
-        let alarms = Alarms::new().map_err(Error::EventLoop)?;
         let spaces = Arc::new(Spaces {
             io: Arc::new(Bus::default()),
             mmio: Arc::new(Bus::default()),
-            ring: vm.ring(boot_processor)?,
+            ring: vm.ring(&vcpus[0].0)?,
         });
-        let installer = || Installer {
+        let installer = Installer {
             vm: vm.fd.clone(),
             io: spaces.io.clone(),
             mmio: spaces.mmio.clone(),
             slots: vm.slots.clone(),
         };
+        let gate = Arc::new(Gate::default());
+        let requests = Arc::new(Requests::new(gate.clone()).map_err(Error::Event)?);
+        let alarms = Alarms::new().map_err(Error::EventLoop)?;
 
         let remapper: Arc<dyn Remapper> = Arc::new(Identity);
         let msi: Arc<dyn MsiSink> = Arc::new(KvmMsi(vm.fd.clone()));
         let routing = Arc::new(Routing::new(vm.fd.clone(), remapper.clone()));
-        let routes: Arc<dyn MsiRoutes> = Arc::new(KvmRoutes(routing.clone()));
-        let assigned = Assigned::open(&config.assigns, &vm, &ram, &routes)?;
         let ioapic_alarm = alarms.create();
         let controllers = Arc::new(Controllers::new(Surroundings {
-            routing,
-            msi,
-            remapper,
+            routing: routing.clone(),
+            msi: msi.clone(),
+            remapper: remapper.clone(),
             clock: Arc::new(GuestClock),
             alarm: ioapic_alarm.clone(),
-            boot_processor: boot_processor.kicker.clone(),
+            boot_processor: vcpus[0].0.kicker.clone(),
         }));
-        ioapic_alarm.attach(Arc::downgrade(&(controllers.ioapic.clone() as _)));
+        let ioapic: Arc<dyn Alarmed> = controllers.ioapic.clone();
+        ioapic_alarm.attach(Arc::downgrade(&ioapic));
 
         let console = Console::open(&config.serial)?;
         let chipset = Chipset::new(chipset::Parts {
@@ -81,12 +83,21 @@ impl Machine {
             layout: &plan,
             cpus: config.cpus,
             writer: console.writer(),
-            installer: installer(),
+            installer: installer.clone(),
         })?;
         console
             .start(&chipset.serial, &requests)
             .map_err(Error::Thread)?;
 
+        let fabric = Fabric {
+            ram: ram.clone(),
+            remapper,
+            msi,
+            routes: Arc::new(KvmRoutes(routing)),
+            wires: chipset.wires.clone(),
+            deferred: spaces.clone(),
+            installer: installer.clone(),
+        };
         let host_bridge = Arc::new(HostBridge::new(Some(ECAM_BASE)));
         let mut topology = Topology::new();
         topology.attach(
@@ -103,27 +114,22 @@ impl Machine {
             "the LPC bridge",
             chipset.lpc.clone() as _,
         )?;
+        let drives = Drives::attach(drives, &fabric, &mut topology)?;
+        let assigned = Assigned::open(&config.assigns, &vm, &fabric)?;
         if let Some(assigned) = &assigned {
             assigned.attach(&config.assigns, &mut topology)?;
         }
+
         topology.check()?;
-        let root = PciRoot::new(topology, host_bridge, installer());
+        let root = PciRoot::new(topology, host_bridge, installer);
         let (total, largest) = root.demand64();
         let plan = layout(size, phys_bits, &BarDemand { total, largest })?;
-        let windows = pci::Windows {
+        let windows = Windows {
             io: IO_WINDOW,
             memory32: plan.pci32.first..=plan.pci32.last,
             memory64: plan.pci64.first..=plan.pci64.last,
         };
-        let config_ports = root.open(
-            BarSpace {
-                pci32: plan.pci32,
-                pci64: plan.pci64,
-            },
-            chipset.follower(),
-            chipset.reset_control(),
-        )?;
-
+        root.open(windows, chipset.follower(), chipset.reset_control())?;
         let apic_ids: Vec<u32> = (0..config.cpus).collect();
         let tables = acpi::build(&acpi::Platform {
             apic_ids: &apic_ids,
@@ -147,9 +153,9 @@ impl Machine {
             gate,
             requests,
             alarms,
-            _config_ports: config_ports,
             root,
-            assigned,
+            _drives: drives,
+            _assigned: assigned,
             chipset,
             console,
             reporter,
@@ -157,7 +163,6 @@ impl Machine {
             images,
             cmdline: config.cmdline.clone(),
             tables,
-            windows,
             layout: plan,
             no_reboot: config.no_reboot,
             _vm: vm,

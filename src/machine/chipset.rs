@@ -9,6 +9,8 @@ use devices::platform::i8042::I8042;
 use devices::platform::intx::IntxRouter;
 use devices::platform::ioapic;
 use devices::platform::lpc::{self, LpcBridge};
+use devices::platform::misc_ports::{PostPort, SystemControlA};
+use devices::platform::pit::{Pit, PitConfig};
 use devices::platform::ports::PortRange;
 use devices::platform::power::PowerControl;
 use devices::platform::reset_control::ResetControl;
@@ -31,6 +33,7 @@ use crate::memory::layout::RCBA_BASE;
 pub const LPC: Bdf = Bdf::new(0, lpc::DEVICE, 0);
 
 /// IRQs of ISA devices.
+const IRQ_TIMER: u8 = 0;
 const IRQ_KEYBOARD: u8 = 1;
 const IRQ_SERIAL: u8 = 4;
 const IRQ_RTC: u8 = 8;
@@ -79,7 +82,10 @@ pub struct Chipset {
     pub serial: Arc<Serial>,
     /// The LPC bridge, a PCI function.
     pub lpc: Arc<LpcBridge>,
+    pit: Arc<Pit>,
     rtc: Arc<Rtc>,
+    post: Arc<PostPort>,
+    system_control: Arc<SystemControlA>,
     i8042: Arc<I8042>,
     reset_control: Arc<ResetControl>,
     pm: Arc<AcpiPm>,
@@ -127,6 +133,13 @@ impl Chipset {
             processors: cpus,
         }));
         attach(&rtc_alarm, &rtc);
+        let pit_alarm = alarms.create();
+        let pit = Arc::new(Pit::new(PitConfig {
+            line: wires.isa_line(IRQ_TIMER),
+            clock: clock.clone(),
+            alarm: pit_alarm.clone(),
+        }));
+        attach(&pit_alarm, &pit);
         let pm_alarm = alarms.create();
         let pm = Arc::new(AcpiPm::new(AcpiPmConfig {
             sci: wires.isa_line(SCI_IRQ),
@@ -139,7 +152,10 @@ impl Chipset {
         let chipset = Arc::new(Self {
             serial: Arc::new(Serial::new(COM1, wires.isa_line(IRQ_SERIAL), writer)),
             lpc: Arc::new(LpcBridge::new(wires.clone())),
+            pit,
             rtc,
+            post: Arc::default(),
+            system_control: Arc::new(SystemControlA::new(requests.clone())),
             i8042: Arc::new(I8042::new(wires.isa_line(IRQ_KEYBOARD), requests.clone())),
             reset_control: Arc::new(ResetControl::new(requests)),
             pm,
@@ -158,10 +174,13 @@ impl Chipset {
         let ioapic = self.controllers.ioapic.clone();
         let mut installed =
             vec![self.install(Space::Memory, ioapic::BASE, ioapic::SIZE, "ioapic", ioapic)?];
-        let devices: [(&str, Vec<PortRange>); 5] = [
+        let devices: [(&str, Vec<PortRange>); 8] = [
             ("pic", self.controllers.pic.ports()),
             ("serial", self.serial.ports()),
+            ("pit", self.pit.ports()),
             ("rtc", self.rtc.ports()),
+            ("post", self.post.ports()),
+            ("port92", self.system_control.ports()),
             ("i8042", self.i8042.ports()),
             ("acpi-pm", self.pm.ports()),
         ];
@@ -204,7 +223,10 @@ impl Chipset {
         self.controllers.pic.reset();
         self.controllers.ioapic.reset();
         self.serial.reset();
+        self.pit.reset();
         self.rtc.reset();
+        self.post.reset();
+        self.system_control.reset();
         self.i8042.reset();
         self.reset_control.reset();
         self.pm.reset();

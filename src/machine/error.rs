@@ -29,6 +29,15 @@ pub enum Error {
     /// A chipset function could not be made.
     #[error("cannot make a PCI function")]
     Function(#[from] pci::CapabilityError),
+    /// A disk's image.
+    #[error("--disk: {0}")]
+    Disk(#[source] devices::block::OpenError),
+    /// A CD-ROM's image.
+    #[error("--cdrom: {0}")]
+    Cdrom(#[source] devices::block::OpenError),
+    /// The IDE controller.
+    #[error("cannot start the IDE controller")]
+    Ide(#[source] io::Error),
     /// A device of the host's that cannot be assigned.
     #[error("--assign: {0}")]
     NotAssignable(#[from] crate::host::AssignError),

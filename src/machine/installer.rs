@@ -39,6 +39,7 @@ impl Slots {
 }
 
 /// Where registers are put.
+#[derive(Clone)]
 pub struct Installer {
     /// The VM.
     pub vm: Arc<VmFd>,

@@ -54,7 +54,7 @@ impl Machine {
     /// and its tables in memory, the vCPUs at their start. The vCPUs wait at the gate.
     fn start(&mut self) -> Result<(), Error> {
         self.chipset.reset();
-        self.root.start(&self.windows, Chipset::firmware_writes())?;
+        self.root.start(Chipset::firmware_writes())?;
         let entry = self.load()?;
         for (vcpu, power_on) in &self.vcpus {
             let entry = (vcpu.id == 0).then_some(&entry);

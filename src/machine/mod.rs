@@ -5,16 +5,18 @@
 //! what [`installer`] told KVM; everything else happens on the main thread's
 //! [`event_loop`].
 
+mod assigned;
 mod build;
 pub mod bus;
 mod chipset;
 mod console;
+mod drives;
 mod error;
 mod event_loop;
+mod fabric;
 mod installer;
 mod lifecycle;
 mod pci_root;
-mod peripherals;
 mod requests;
 mod signals;
 mod stats;
@@ -40,9 +42,9 @@ pub struct Machine {
     gate: Arc<Gate>,
     requests: Arc<requests::Requests>,
     alarms: Arc<timers::Alarms>,
-    _config_ports: installer::Installed,
     root: Arc<pci_root::PciRoot>,
-    assigned: Option<peripherals::Assigned>,
+    _drives: Option<drives::Drives>,
+    _assigned: Option<assigned::Assigned>,
     chipset: Arc<chipset::Chipset>,
     console: console::Console,
     reporter: stats::Reporter,
@@ -50,7 +52,6 @@ pub struct Machine {
     images: boot::Images,
     cmdline: String,
     tables: acpi::Tables,
-    windows: pci::Windows,
     layout: Layout,
     no_reboot: bool,
     _vm: vm::Vm,

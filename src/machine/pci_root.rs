@@ -5,7 +5,7 @@
 //! applies it, by comparing what is decoded now with what is installed.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use devices::bus::{FastPath, PciDevice, Region};
 use pci::{
@@ -13,8 +13,8 @@ use pci::{
     Topology, Windows, Written,
 };
 
+use super::bus::Overlap;
 use super::installer::{Installed, Installer, Placement};
-use crate::memory::layout::Range;
 
 /// The ports of the config mechanism, and of the reset control register among them.
 pub const CONFIG_PORTS: u64 = 0xcf8;
@@ -32,27 +32,17 @@ pub trait Follower: Send + Sync {
     fn follow(&self, changes: Changes);
 }
 
-/// Memory that BARs may be placed in.
-#[derive(Clone, Copy, Debug)]
-pub struct BarSpace {
-    /// Below 4 GiB.
-    pub pci32: Range,
-    /// Above RAM.
-    pub pci64: Range,
-}
-
-impl BarSpace {
-    fn allows(&self, decoded: &Decoded) -> bool {
-        let window = &decoded.window;
-        let Some(last) = window.base.checked_add(window.size - 1) else {
-            return false;
-        };
-        match window.space {
-            Space::Io => last <= 0xffff,
-            Space::Memory => [self.pci32, self.pci64]
-                .iter()
-                .any(|range| range.contains(window.base) && range.contains(last)),
-        }
+/// True if all of a decoded range lies where BARs may be.
+fn allowed(windows: &Windows, decoded: &Decoded) -> bool {
+    let window = &decoded.window;
+    let Some(last) = window.base.checked_add(window.size - 1) else {
+        return false;
+    };
+    match window.space {
+        Space::Io => last <= 0xffff,
+        Space::Memory => [&windows.memory32, &windows.memory64]
+            .iter()
+            .any(|range| range.contains(&window.base) && range.contains(&last)),
     }
 }
 
@@ -62,6 +52,7 @@ struct Live {
     /// By function, window and where in the BAR the window starts.
     bars: BTreeMap<(FunctionId, pci::Window, u64), Installed>,
     ecam: Option<(Ecam, Installed)>,
+    config_ports: Option<Installed>,
 }
 
 /// The hierarchy.
@@ -69,7 +60,7 @@ pub struct PciRoot {
     topology: Topology<dyn PciDevice>,
     host_bridge: Arc<HostBridge>,
     installer: Installer,
-    space: OnceLock<BarSpace>,
+    windows: OnceLock<Windows>,
     follower: OnceLock<Weak<dyn Follower>>,
     live: Mutex<Live>,
 }
@@ -85,7 +76,7 @@ impl PciRoot {
             topology,
             host_bridge,
             installer,
-            space: OnceLock::new(),
+            windows: OnceLock::new(),
             follower: OnceLock::new(),
             live: Mutex::default(),
         })
@@ -95,24 +86,30 @@ impl PciRoot {
     /// `reset_control` answers at CF9h, in the middle of the config ports.
     pub fn open(
         self: &Arc<Self>,
-        space: BarSpace,
+        windows: Windows,
         follower: Weak<dyn Follower>,
         reset_control: Arc<dyn Region>,
-    ) -> Result<Installed, super::bus::Overlap> {
-        let _ = self.space.set(space);
+    ) -> Result<(), Overlap> {
+        let _ = self.windows.set(windows);
         let _ = self.follower.set(follower);
         let ports = ConfigPorts {
             root: Arc::downgrade(self),
             reset_control,
         };
-        self.installer.install(Placement {
+        let installed = self.installer.install(Placement {
             space: Space::Io,
             base: CONFIG_PORTS,
             size: CONFIG_PORTS_SIZE,
             name: "pci/config",
             region: Arc::new(ports),
             fast_paths: Vec::new(),
-        })
+        })?;
+        self.live().config_ports = Some(installed);
+        Ok(())
+    }
+
+    fn live(&self) -> MutexGuard<'_, Live> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Bytes that the window above RAM must hold, and the largest alignment in it.
@@ -124,11 +121,13 @@ impl PciRoot {
     /// and `writes` of the board's own.
     pub fn start(
         self: &Arc<Self>,
-        windows: &Windows,
         writes: impl IntoIterator<Item = (Bdf, ConfigWrite)>,
     ) -> Result<(), NoRoom> {
         self.topology.reset();
-        let placed = Hierarchy::survey(&self.topology).place(windows);
+        let placed = match self.windows.get() {
+            Some(windows) => Hierarchy::survey(&self.topology).place(windows),
+            None => Ok(()),
+        };
         for (function, write) in writes {
             self.topology.config_write(function, write);
         }
@@ -138,7 +137,7 @@ impl PciRoot {
 
     /// Takes every BAR out of the guest's address spaces.
     pub fn close(&self) {
-        *self.live.lock().unwrap_or_else(PoisonError::into_inner) = Live::default();
+        *self.live() = Live::default();
     }
 
     fn written(self: &Arc<Self>, written: Option<Written>) {
@@ -157,7 +156,7 @@ impl PciRoot {
             }
         }
         if changes.intersects(MOVES) {
-            let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut live = self.live();
             self.settle_ecam(&mut live);
             self.settle_bars(&mut live);
         }
@@ -188,13 +187,14 @@ impl PciRoot {
     }
 
     fn settle_bars(&self, live: &mut Live) {
-        let allowed =
-            |decoded: &Decoded| self.space.get().is_some_and(|space| space.allows(decoded));
+        let Some(windows) = self.windows.get() else {
+            return;
+        };
         let mut wanted: BTreeMap<_, _> = self
             .topology
             .decoded()
             .into_iter()
-            .filter(allowed)
+            .filter(|decoded| allowed(windows, decoded))
             .map(|decoded| ((decoded.function, decoded.window, decoded.offset), decoded))
             .collect();
         // Out first: what moves may move onto what leaves.
@@ -211,7 +211,7 @@ impl PciRoot {
         }
     }
 
-    fn install(&self, decoded: &Decoded) -> Result<Option<Installed>, super::bus::Overlap> {
+    fn install(&self, decoded: &Decoded) -> Result<Option<Installed>, Overlap> {
         let Some(device) = self.topology.function(decoded.function) else {
             return Ok(None);
         };

@@ -1,19 +1,18 @@
-//! The devices that the operator asked for, on the PCI bus.
+//! Devices of the host that the guest owns, each behind a root port.
 
 use std::sync::Arc;
 
 use devices::bus::PciDevice;
-use devices::irq::MsiRoutes;
 use devices::vfio::{AssignedDevice, KernelDevice};
 use iommu::host::{HostMapper, HypervisorVfio, PinnedMemory, Type1, pin_memory};
 use pci::{BusAt, FunctionId, RootPort, RootPortConfig, Topology};
 
 use super::Error;
+use super::fabric::Fabric;
 use super::vm::Vm;
 use crate::cli::Progress;
 use crate::config;
 use crate::host::Host;
-use devices::dma::GuestRam;
 
 /// Root port *n* (from 1) is a function of the devices from this number on, eight to a
 /// device.
@@ -41,8 +40,7 @@ impl Assigned {
     pub fn open(
         wanted: &[config::Assign],
         vm: &Vm,
-        ram: &Arc<GuestRam>,
-        routes: &Arc<dyn MsiRoutes>,
+        fabric: &Fabric,
     ) -> Result<Option<Self>, Error> {
         if wanted.is_empty() {
             return Ok(None);
@@ -67,7 +65,7 @@ impl Assigned {
         let mut bar: Option<Progress> = None;
         let pinned = pin_memory(
             container as Arc<dyn HostMapper>,
-            ram.clone(),
+            fabric.ram.clone(),
             &mut |done, total| {
                 bar.get_or_insert_with(|| Progress::start("pinning guest memory", total))
                     .at(done);
@@ -78,7 +76,7 @@ impl Assigned {
             .zip(kernel)
             .map(|(assign, kernel)| {
                 let name = assign.device.to_string();
-                AssignedDevice::new(&name, Arc::new(kernel), routes.clone()).map(Arc::new)
+                AssignedDevice::new(&name, Arc::new(kernel), fabric.routes.clone()).map(Arc::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Some(Self {

@@ -1,0 +1,36 @@
+//! What a device that is plugged in is connected to: memory, interrupts, address spaces.
+
+use std::sync::Arc;
+
+use devices::bus::Deferred;
+use devices::dma::{Dma, GuestRam};
+use devices::irq::{MsiRoutes, MsiSink};
+use devices::platform::intx::IntxRouter;
+use iommu::Remapper;
+
+use super::installer::Installer;
+
+/// The machine, from a device's side.
+pub struct Fabric {
+    /// Guest RAM.
+    pub ram: Arc<GuestRam>,
+    /// The IOMMU in front of devices.
+    pub remapper: Arc<dyn Remapper>,
+    /// Messages of emulated devices.
+    pub msi: Arc<dyn MsiSink>,
+    /// Message routes for assigned devices.
+    pub routes: Arc<dyn MsiRoutes>,
+    /// Interrupt wires.
+    pub wires: Arc<IntxRouter>,
+    /// Writes that the kernel has queued.
+    pub deferred: Arc<dyn Deferred>,
+    /// The guest's address spaces.
+    pub installer: Installer,
+}
+
+impl Fabric {
+    /// A DMA engine and message source of its own for a new function.
+    pub fn dma(&self) -> Dma {
+        Dma::new(self.ram.clone(), self.remapper.clone(), self.msi.clone())
+    }
+}
