@@ -7,21 +7,21 @@ use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::vcpu::{Gate, Verdict, Verdicts};
 
-/// A wish for the machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A wish for the machine, the more important the later it stands here: a guest that resets
+/// all the time cannot keep the operator from ending it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Request {
     /// The guest resets.
     Reset,
     /// The guest powers off.
     PowerOff,
-    /// The operator wants it to end; how they said so.
-    Quit(String),
     /// It cannot go on; why.
     Failed(String),
+    /// The operator wants it to end; how they said so.
+    Quit(String),
 }
 
-/// The first wish that is not yet granted. Later ones are dropped until it is taken: a
-/// guest that asks for reset and power-off at once gets the first.
+/// The most important wish that is not yet granted.
 pub struct Requests {
     pending: Mutex<Option<Request>>,
     event: EventFd,
@@ -47,7 +47,11 @@ impl Requests {
     /// vCPU runs no further instruction.
     pub fn ask(&self, request: Request) {
         self.gate.close();
-        self.pending().get_or_insert(request);
+        let mut pending = self.pending();
+        if pending.as_ref().is_none_or(|other| *other < request) {
+            *pending = Some(request);
+        }
+        drop(pending);
         // The counter cannot overflow: the main thread reads it, and it holds 2^64 - 2.
         let _ = self.event.write(1);
     }
@@ -79,15 +83,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_wish_counts_and_closes_the_gate() {
+    fn the_operators_wish_goes_before_the_guests_and_the_gate_closes() {
         let gate = Arc::new(Gate::default());
         gate.open();
         let requests = Requests::new(gate.clone()).unwrap();
         assert_eq!(requests.take(), None);
         requests.ask(Request::Reset);
-        requests.ask(Request::PowerOff);
+        requests.ask(Request::Quit("stopped".into()));
+        requests.ask(Request::Reset);
         assert!(gate.is_closed());
-        assert_eq!(requests.take(), Some(Request::Reset));
+        assert_eq!(requests.take(), Some(Request::Quit("stopped".into())));
         assert_eq!(requests.take(), None);
     }
 }
