@@ -25,9 +25,9 @@ const ITR_UNIT: Nanos = 256;
 /// Unit of RDTR, RADV, TIDV and TADV (§13.4.30).
 const DELAY_UNIT: Nanos = 1024;
 /// How long a delayed transmit interrupt may wait for the next packet.
-pub const TX_HOLD: Nanos = 1_000_000;
+pub const TX_HOLD: Nanos = 2_000_000;
 /// How long it may wait in all.
-pub const TX_HOLD_ALL: Nanos = 5_000_000;
+pub const TX_HOLD_ALL: Nanos = 10_000_000;
 /// How long an interrupt for packets that were already taken is put off.
 pub const STALE_HOLD: Nanos = 1_000_000;
 /// Flush Partial Descriptor Block in RDTR and TIDV: the timer expires now.
@@ -81,7 +81,7 @@ pub struct Interrupts {
     throttled: Nanos,
     receive: Delay,
     transmit: Delay,
-    /// Transmit write-backs that nobody was told of.
+    /// Transmit descriptors done that nobody was told of.
     untold: u32,
     doorbell: Nanos,
     /// Usual distance between doorbells.
@@ -161,8 +161,8 @@ impl Interrupts {
         self.distance = (self.distance * 7 + since) / 8;
     }
 
-    /// `count` transmit descriptors were written back, in a ring of `ring`. With `delayed`
-    /// (IDE) the guest can wait.
+    /// `count` transmit descriptors are done, in a ring of `ring`. With `delayed` (IDE) the
+    /// guest can wait to hear of it.
     pub fn transmitted(&mut self, count: u32, ring: u32, delayed: bool, now: Nanos) {
         self.causes |= Cause::TXDW;
         self.untold = self.untold.saturating_add(count);

@@ -267,7 +267,7 @@ impl Nic {
         // Buffers posted and masks written are in the kernel until somebody looks.
         self.deferred.flush();
         lock(&self.wire).armed = Some(0);
-        self.registers().advance(self.now());
+        self.settle(&mut self.registers(), self.now());
         while self.is_held() {
             std::thread::yield_now();
         }
@@ -331,7 +331,7 @@ impl Nic {
         let (ring, delayed) = (registers.tx, delayed && reported > 0);
         if reported > 0 {
             let interrupts = &mut registers.interrupts;
-            interrupts.transmitted(reported, ring.count(), delayed, now);
+            interrupts.transmitted(count, ring.count(), delayed, now);
         }
         if ring.available() == 0 {
             registers.interrupts.queue_empty(delayed);

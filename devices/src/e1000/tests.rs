@@ -20,6 +20,7 @@ mod interrupts;
 mod live;
 mod receive;
 mod registers;
+mod tcp;
 mod transmit;
 
 const MAC: Mac = Mac([0x52, 0x54, 0x00, 0x12, 0x34, 0x56]);

@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::net::{Passt, PasstConfig};
+use crate::net::{Passt, PasstConfig, Sum, Tap, TapError};
 
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+pub(super) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
         assert!(start.elapsed() < Duration::from_secs(10), "{what}");
@@ -108,5 +108,83 @@ fn offer(rig: &Rig, index: u32) -> Vec<u8> {
     match rig.got(index).done() {
         true => rig.buffer(index, rig.got(index).length().into()),
         false => Vec::new(),
+    }
+}
+
+/// A TAP of the kernel's with an address, in a network namespace of this thread's own.
+/// `None`, saying so, where that is not allowed.
+pub(super) fn tap_of_our_own() -> Option<Tap> {
+    let made = nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).is_ok()
+        && ip("tuntap add sluice0 mode tap")
+        && ip("address add 10.99.0.1/24 dev sluice0")
+        && ip("link set sluice0 up");
+    if !made {
+        eprintln!("skipped: no network namespace and TAP for this test");
+        return None;
+    }
+    Some(Tap::open("sluice0").unwrap())
+}
+
+pub(super) fn ip(arguments: &str) -> bool {
+    let mut ip = std::process::Command::new("ip");
+    let status = ip.args(arguments.split(' ')).status();
+    status.is_ok_and(|status| status.success())
+}
+
+/// An echo request from 10.99.0.2, whose MAC is ours, to the TAP's address.
+fn ping(to: &[u8], payload: usize) -> Vec<u8> {
+    let len = 28 + payload as u16;
+    let mut frame = [to, &MAC.0, &[8, 0, 0x45, 0]].concat();
+    frame.extend(len.to_be_bytes());
+    frame.extend([0, 1, 0, 0, 64, 1, 0, 0, 10, 99, 0, 2, 10, 99, 0, 1]);
+    let mut sum = Sum::default();
+    sum.add(&frame[14..34]);
+    frame[24..26].copy_from_slice(&sum.checksum().to_be_bytes());
+    frame.extend([8, 0, 0, 0, 0x12, 0x34, 0, 1]);
+    frame.resize(42 + payload, 0x5a);
+    let mut sum = Sum::default();
+    sum.add(&frame[34..]);
+    frame[36..38].copy_from_slice(&sum.checksum().to_be_bytes());
+    frame
+}
+
+#[test]
+fn the_kernel_answers_over_a_tap() {
+    let Some(tap) = tap_of_our_own() else {
+        return;
+    };
+    let taken = Tap::open("sluice0").err().unwrap();
+    assert!(matches!(taken, TapError::Busy(_)), "{taken}");
+    let (_, unused) = UnixDatagram::pair().unwrap();
+    let mut rig = Rig::with(Box::new(tap), unused);
+    rig.set_up();
+    rig.nic.start().unwrap();
+    // Who has 10.99.0.1? Tell 10.99.0.2.
+    let mut arp = [&[0xff; 6][..], &MAC.0, &[8, 6, 0, 1, 8, 0, 6, 4, 0, 1]].concat();
+    arp.extend(MAC.0);
+    arp.extend([10, 99, 0, 2, 0, 0, 0, 0, 0, 0, 10, 99, 0, 1]);
+    rig.put(TX_BUFFERS, &arp);
+    rig.describe(u128::from(TX_BUFFERS) | (arp.len() as u128) << 64 | 0x0b << 88);
+    rig.ring_doorbell();
+    let find = |rig: &Rig, what: &dyn Fn(&[u8]) -> bool| {
+        (0..COUNT)
+            .map(|n| offer(rig, n))
+            .find(|frame| frame.starts_with(&MAC.0) && what(frame))
+    };
+    let is_answer = |frame: &[u8]| frame[12..14] == [8, 6] && frame[20..22] == [0, 2];
+    eventually("an ARP reply", || find(&rig, &is_answer).is_some());
+    let theirs = find(&rig, &is_answer).unwrap()[6..12].to_vec();
+    for payload in [0, 56, 1400] {
+        let request = ping(&theirs, payload);
+        rig.put(TX_BUFFERS, &request);
+        rig.describe(u128::from(TX_BUFFERS) | (request.len() as u128) << 64 | 0x0b << 88);
+        rig.ring_doorbell();
+        let is_echo = |frame: &[u8]| {
+            frame[12..14] == [8, 0]
+                && frame[23] == 1
+                && frame[34] == 0
+                && frame[42..].iter().filter(|&&b| b == 0x5a).count() == payload
+        };
+        eventually("an echo", || find(&rig, &is_echo).is_some());
     }
 }
