@@ -56,7 +56,12 @@ const EXPRESS: &[Patch] = &[
         write: 0x000f_79ff,
         zero: 0x00f0_8000,
     },
-    shown(0x0c, u32::MAX),
+    // Link Capabilities without ASPM and clock power management, which the link's owner alone
+    // can turn on: ASPM Support is none, as ASPM Optionality Compliance allows.
+    Patch {
+        value: 1 << 22,
+        ..shown(0x0c, 0xffbb_f3ff)
+    },
     shown(0x10, u32::MAX),
     // Slot and root registers: not of an endpoint.
     shown(0x14, 0),
@@ -101,7 +106,7 @@ pub(super) fn express(capabilities: u32, device: u32, can_reset: bool) -> Vec<Pa
             // Those of the root complex have no link; an endpoint has: 2.5 GT/s, one lane.
             0x0c | 0x2c if kind == ROOT_COMPLEX_ENDPOINT => {
                 patch.device = 0;
-                patch.value = if patch.offset == 0x0c { 0x11 } else { 0x02 };
+                patch.value |= if patch.offset == 0x0c { 0x11 } else { 0x02 };
             }
             0x10 | 0x30 if kind == ROOT_COMPLEX_ENDPOINT => {
                 patch.device = 0;
@@ -200,7 +205,7 @@ mod tests {
     fn a_root_complex_endpoint_gets_a_link() {
         let table = express(0x0092_0000, 0, false);
         let link = table.iter().find(|p| p.offset == 0x0c).unwrap();
-        assert_eq!((link.device, link.value), (0, 0x11));
+        assert_eq!((link.device, link.value), (0, 0x0040_0011));
         assert_eq!(table[0].value, 0);
     }
 

@@ -74,7 +74,7 @@ fn a_root_complex_endpoint_becomes_one_behind_a_port() {
     );
     let express = rig.read(0xe0) >> 16;
     assert_eq!(express, 0x0001, "endpoint, version 1");
-    assert_eq!(rig.read(0xec), 0x11, "it has a link");
+    assert_eq!(rig.read(0xec), 0x0040_0011, "it has a link");
     assert_eq!(rig.read(0xf0) >> 16, 0x11);
     // AER was first: a null capability leads on from 100h.
     assert_eq!(extended_list(&rig), [(0, 0x100), (0x0003, 0x140)]);
@@ -184,6 +184,7 @@ fn the_link_and_what_needs_the_root_complex_are_not_the_guests() {
     let rig = Rig::igbvf();
     rig.write(0xb0, u32::MAX);
     assert_eq!(rig.hardware.calls(), []);
+    assert_eq!(rig.read(0xac) >> 10 & 3, 0, "no ASPM");
     // Device Capabilities 2 shows completion timeouts and no more.
     assert_eq!(rig.read(0xc4), 0x1f);
     rig.hardware.poke_config(0xc8, &[0x40, 0x04]);
