@@ -41,7 +41,7 @@ pub struct Statistics {
     pub bytes_discarded: Counter,
 }
 
-/// [`Statistics`] at one moment.
+/// What a drive had done at one moment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
 #[allow(missing_docs)]
 pub struct StatisticsSnapshot {

@@ -5,4 +5,5 @@ mod disk;
 mod doorbells;
 mod hostile;
 mod libata;
+mod medium;
 mod rig;
