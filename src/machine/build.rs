@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use devices::bus::FastPathWatcher;
 use devices::irq::MsiSink;
 use devices::platform::intx::pirq;
 use devices::time::Alarmed;
@@ -16,7 +17,8 @@ use super::console::Console;
 use super::drives::{Drives, Images};
 use super::fabric::Fabric;
 use super::installer::Installer;
-use super::pci_root::PciRoot;
+use super::nics::{Nics, Wires};
+use super::pci_root::{FastPathChanges, PciRoot};
 use super::requests::Requests;
 use super::stats::Reporter;
 use super::timers::{Alarms, GuestClock};
@@ -38,6 +40,7 @@ impl Machine {
     pub fn build(config: &config::Machine) -> Result<Self, Error> {
         let images = boot::Images::open(&config.kernel, config.initrd.as_deref())?;
         let drives = Images::open(&config.disks, &config.cdroms)?;
+        let wires = Wires::open(&config.nets)?;
 
         let vm = Vm::create()?;
         let (size, phys_bits) = (config.memory.size, vm.phys_bits()?);
@@ -115,6 +118,9 @@ impl Machine {
             chipset.lpc.clone() as _,
         )?;
         let drives = Drives::attach(drives, &fabric, &mut topology)?;
+        let fast_paths = Arc::new(FastPathChanges::new().map_err(Error::Event)?);
+        let watcher: Arc<dyn FastPathWatcher> = fast_paths.clone();
+        let nics = Nics::attach(wires, &fabric, &watcher, &mut topology)?;
         let assigned = Assigned::open(&config.assigns, &vm, &fabric)?;
         if let Some(assigned) = &assigned {
             assigned.attach(&config.assigns, &mut topology)?;
@@ -153,7 +159,9 @@ impl Machine {
             gate,
             requests,
             alarms,
+            fast_paths,
             root,
+            _nics: nics,
             _drives: drives,
             _assigned: assigned,
             chipset,

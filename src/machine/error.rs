@@ -38,6 +38,15 @@ pub enum Error {
     /// The IDE controller.
     #[error("cannot start the IDE controller")]
     Ide(#[source] io::Error),
+    /// A TAP.
+    #[error("--net: {0}")]
+    Tap(#[source] devices::net::TapError),
+    /// User-mode networking.
+    #[error("--net user: {0}")]
+    Passt(#[source] devices::net::PasstError),
+    /// A network card.
+    #[error("cannot start a network card")]
+    Nic(#[source] io::Error),
     /// A device of the host's that cannot be assigned.
     #[error("--assign: {0}")]
     NotAssignable(#[from] crate::host::AssignError),

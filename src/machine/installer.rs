@@ -85,9 +85,8 @@ impl Installer {
         };
         bus.insert(base, size, name, region)?;
         let mut installed = Installed {
-            vm: self.vm.clone(),
+            installer: self.clone(),
             bus: bus.clone(),
-            slots: self.slots.clone(),
             base,
             paths: Vec::new(),
         };
@@ -128,20 +127,55 @@ impl Installer {
                     len: len as u32,
                 })
             }
-            FastPath::Mapped { offset, memory } => {
-                let slot = self.slots.take();
-                let region = memory_slot(slot, base + offset, &*memory);
-                // SAFETY: the memory stays mapped while `memory` lives, which the path keeps
-                // until the slot is deleted.
-                if let Err(error) = unsafe { self.vm.set_user_memory_region(region) } {
-                    self.slots.free(slot);
-                    return Err(error);
-                }
-                Ok(Path::Mapped {
-                    slot,
-                    _memory: memory,
-                })
+            FastPath::Mapped { offset, memory } => self.map(base, offset, memory),
+        }
+    }
+
+    fn map(
+        &self,
+        base: u64,
+        offset: u64,
+        memory: Arc<dyn Mapping>,
+    ) -> Result<Path, kvm_ioctls::Error> {
+        let slot = self.slots.take();
+        let region = memory_slot(slot, base + offset, &*memory);
+        // SAFETY: the memory stays mapped while `memory` lives, which the path keeps until
+        // the slot is deleted.
+        if let Err(error) = unsafe { self.vm.set_user_memory_region(region) } {
+            self.slots.free(slot);
+            return Err(error);
+        }
+        Ok(Path::Mapped {
+            slot,
+            offset,
+            memory,
+        })
+    }
+
+    /// Takes a path away. KVM accepted it as it is, so this cannot be refused.
+    fn remove_path(&self, path: &Path) {
+        let result = match path {
+            Path::Doorbell(doorbell) => doorbell.unregister(&self.vm),
+            Path::Coalesced {
+                space,
+                address,
+                len,
+            } => self
+                .vm
+                .unregister_coalesced_mmio(io_address(*space, *address), *len),
+            Path::Mapped { slot, .. } => {
+                let gone = kvm_userspace_memory_region {
+                    slot: *slot,
+                    ..Default::default()
+                };
+                // SAFETY: a size of zero deletes the slot and maps nothing.
+                let result = unsafe { self.vm.set_user_memory_region(gone) };
+                self.slots.free(*slot);
+                result
             }
+        };
+        if let Err(error) = result {
+            tracing::warn!(%error, "KVM would not take back a fast path");
         }
     }
 }
@@ -205,46 +239,65 @@ enum Path {
     },
     Mapped {
         slot: u32,
-        _memory: Arc<dyn Mapping>,
+        offset: u64,
+        memory: Arc<dyn Mapping>,
     },
+}
+
+impl Path {
+    /// True if this is `memory` mapped at `offset`.
+    fn maps(&self, at: u64, what: &Arc<dyn Mapping>) -> bool {
+        matches!(self, Self::Mapped { offset, memory, .. }
+            if *offset == at && memory.host_address() == what.host_address())
+    }
 }
 
 /// A region in its place; gone from there when dropped.
 pub struct Installed {
-    vm: Arc<VmFd>,
+    installer: Installer,
     bus: Arc<Bus>,
-    slots: Arc<Slots>,
     base: u64,
     paths: Vec<Path>,
+}
+
+impl Installed {
+    /// Makes the mappings those of `wanted`; doorbells and coalesced ranges stay.
+    pub fn set_mappings(&mut self, wanted: Vec<FastPath>) {
+        let mut wanted: Vec<_> = wanted
+            .into_iter()
+            .filter_map(|path| match path {
+                FastPath::Mapped { offset, memory } => Some((offset, memory)),
+                _ => None,
+            })
+            .collect();
+        let installer = &self.installer;
+        self.paths.retain(|path| {
+            let known = wanted
+                .iter()
+                .position(|(offset, memory)| path.maps(*offset, memory));
+            match known {
+                Some(index) => drop(wanted.swap_remove(index)),
+                None if matches!(path, Path::Mapped { .. }) => {
+                    installer.remove_path(path);
+                    return false;
+                }
+                None => {}
+            }
+            true
+        });
+        for (offset, memory) in wanted {
+            match self.installer.map(self.base, offset, memory) {
+                Ok(path) => self.paths.push(path),
+                Err(error) => tracing::warn!(%error, "KVM refused a mapping; accesses exit"),
+            }
+        }
+    }
 }
 
 impl Drop for Installed {
     fn drop(&mut self) {
         for path in self.paths.drain(..) {
-            // Each was accepted by KVM as it is, so taking it away cannot be refused.
-            let result = match &path {
-                Path::Doorbell(doorbell) => doorbell.unregister(&self.vm),
-                Path::Coalesced {
-                    space,
-                    address,
-                    len,
-                } => self
-                    .vm
-                    .unregister_coalesced_mmio(io_address(*space, *address), *len),
-                Path::Mapped { slot, .. } => {
-                    let gone = kvm_userspace_memory_region {
-                        slot: *slot,
-                        ..Default::default()
-                    };
-                    // SAFETY: a size of zero deletes the slot and maps nothing.
-                    let result = unsafe { self.vm.set_user_memory_region(gone) };
-                    self.slots.free(*slot);
-                    result
-                }
-            };
-            if let Err(error) = result {
-                tracing::warn!(%error, "KVM would not take back a fast path");
-            }
+            self.installer.remove_path(&path);
         }
         self.bus.remove(self.base);
     }

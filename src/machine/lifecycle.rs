@@ -118,6 +118,15 @@ impl Machine {
         events
             .add(asked, || Watch::Keep)
             .map_err(Error::EventLoop)?;
+        // SAFETY: as above, with `self.fast_paths`.
+        let fast_paths = unsafe { BorrowedFd::borrow_raw(self.fast_paths.event().as_raw_fd()) };
+        events
+            .add(fast_paths, || {
+                self.fast_paths.take();
+                self.root.refresh_mappings();
+                Watch::Keep
+            })
+            .map_err(Error::EventLoop)?;
         events
             .add(self.alarms.readable(), || {
                 self.alarms.expire();

@@ -16,6 +16,7 @@ mod event_loop;
 mod fabric;
 mod installer;
 mod lifecycle;
+mod nics;
 mod pci_root;
 mod requests;
 mod signals;
@@ -42,7 +43,9 @@ pub struct Machine {
     gate: Arc<Gate>,
     requests: Arc<requests::Requests>,
     alarms: Arc<timers::Alarms>,
+    fast_paths: Arc<pci_root::FastPathChanges>,
     root: Arc<pci_root::PciRoot>,
+    _nics: nics::Nics,
     _drives: Option<drives::Drives>,
     _assigned: Option<assigned::Assigned>,
     chipset: Arc<chipset::Chipset>,

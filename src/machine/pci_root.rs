@@ -7,11 +7,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use devices::bus::{FastPath, PciDevice, Region};
+use devices::bus::{FastPath, FastPathWatcher, PciDevice, Region};
 use pci::{
     Bdf, Changes, ConfigWrite, Decoded, Ecam, FunctionId, Hierarchy, HostBridge, NoRoom, Space,
     Topology, Windows, Written,
 };
+
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::bus::Overlap;
 use super::installer::{Installed, Installer, Placement};
@@ -211,6 +213,18 @@ impl PciRoot {
         }
     }
 
+    /// Asks every function again for the memory that the guest may reach directly.
+    pub fn refresh_mappings(&self) {
+        for ((function, window, offset), installed) in &mut self.live().bars {
+            if let Some(device) = self.topology.function(*function)
+                && *offset == 0
+            {
+                let paths = fast_paths_within(device.fast_paths(window.bar), window.size);
+                installed.set_mappings(paths);
+            }
+        }
+    }
+
     fn install(&self, decoded: &Decoded) -> Result<Option<Installed>, Overlap> {
         let Some(device) = self.topology.function(decoded.function) else {
             return Ok(None);
@@ -241,6 +255,33 @@ impl PciRoot {
             fast_paths,
         };
         self.installer.install(placement).map(Some)
+    }
+}
+
+/// Notes that a function's mappings changed, for the main thread.
+pub struct FastPathChanges(EventFd);
+
+impl FastPathChanges {
+    /// Nothing changed yet.
+    pub fn new() -> std::io::Result<Self> {
+        EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map(Self)
+    }
+
+    /// Readable when something changed.
+    pub fn event(&self) -> &EventFd {
+        &self.0
+    }
+
+    /// Takes note that it is seen to.
+    pub fn take(&self) {
+        let _ = self.0.read();
+    }
+}
+
+impl FastPathWatcher for FastPathChanges {
+    fn fast_paths_changed(&self) {
+        // Fails only when full, and then it is readable anyway.
+        let _ = self.0.write(1);
     }
 }
 
