@@ -217,6 +217,11 @@ impl Ring {
         self.halted = true;
     }
 
+    /// It has descriptors, and its memory could be reached so far.
+    pub fn is_usable(&self) -> bool {
+        self.count() > 0 && !self.halted
+    }
+
     /// Descriptors in the ring.
     pub fn count(&self) -> u32 {
         self.length / SIZE as u32

@@ -41,7 +41,8 @@
 //!
 //! # What is left out
 //! Wake-up, flow control and the flash are not there (their registers are storage), nor are
-//! MSI, power management and the 82542's register aliases. Checksums of IPv6 packets with
+//! MSI, power management and the 82542's register aliases. TXD_LOW and SRPD never happen.
+//! The link is always 1000 Mb/s, full duplex. Checksums of received IPv6 packets with
 //! extension headers are left to software.
 //!
 //! # Reset

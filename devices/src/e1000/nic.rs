@@ -448,10 +448,11 @@ impl Engine {
 }
 
 impl Nic {
-    /// The receiver is on and lacks nothing but buffers.
+    /// The receiver is on and may lack nothing but buffers.
     fn is_starved(&self) -> bool {
         let registers = self.registers();
-        registers.receives() && registers.rx.count() > 0 && registers.rx.available() == 0
+        let master = self.master.load(Ordering::Acquire);
+        registers.receives() && registers.rx.is_usable() && master
     }
 }
 

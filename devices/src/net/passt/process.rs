@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -100,6 +100,16 @@ pub enum PasstError {
     /// A port forward that makes no sense.
     #[error("'{0}' is no port forward; write [tcp:|udp:][ADDRESS/]HOST[:GUEST], such as 2222:22")]
     Forward(String),
+    /// A port of the host's that is taken or not ours to take. `passt` itself would go on
+    /// without it and say nothing.
+    #[error("port forward {forward}: cannot listen on the host's port {}", forward.host)]
+    Port {
+        /// What was asked for.
+        forward: Forward,
+        /// Why it cannot be.
+        #[source]
+        source: io::Error,
+    },
     /// Not installed.
     #[error("cannot start {program}; it is in the package 'passt'")]
     Start {
@@ -138,6 +148,7 @@ impl Child {
     /// which should therefore live as long as the VM; where it cannot (it drops root, which
     /// undoes that), it ends when it finds the stream closed.
     pub(super) fn start(config: &PasstConfig) -> Result<(Self, UnixStream), PasstError> {
+        config.forwards.iter().try_for_each(check_port)?;
         let (ours, theirs) = UnixStream::pair().map_err(PasstError::Socket)?;
         let (words, say) = pipe().map_err(PasstError::Socket)?;
         let mut command = command(config, &theirs);
@@ -204,6 +215,20 @@ impl Drop for Child {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// Takes a port and lets go of it.
+fn check_port(forward: &Forward) -> Result<(), PasstError> {
+    let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let at = (forward.address.unwrap_or(any), forward.host);
+    let bound = match forward.protocol {
+        Protocol::Tcp => TcpListener::bind(at).map(drop),
+        Protocol::Udp => UdpSocket::bind(at).map(drop),
+    };
+    bound.map_err(|source| PasstError::Port {
+        forward: *forward,
+        source,
+    })
 }
 
 fn command(config: &PasstConfig, socket: &UnixStream) -> Command {

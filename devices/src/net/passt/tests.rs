@@ -130,6 +130,15 @@ fn failures_come_in_one_line() {
         Passt::start(&missing),
         Err(PasstError::Start { .. })
     ));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let forward = format!("127.0.0.1/{port}:80").parse().unwrap();
+    let clash = PasstConfig {
+        forwards: vec![forward],
+        ..PasstConfig::default()
+    };
+    let error = Passt::start(&clash).err().unwrap().to_string();
+    assert!(error.contains(&format!("{port}:80")), "{error}");
     // A stand-in that fails as the real one does.
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("passt");
