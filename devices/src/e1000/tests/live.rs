@@ -164,15 +164,19 @@ fn the_kernel_answers_over_a_tap() {
     arp.extend(MAC.0);
     arp.extend([10, 99, 0, 2, 0, 0, 0, 0, 0, 0, 10, 99, 0, 1]);
     rig.put(TX_BUFFERS, &arp);
-    rig.describe(u128::from(TX_BUFFERS) | (arp.len() as u128) << 64 | 0x0b << 88);
-    rig.ring_doorbell();
     let find = |rig: &Rig, what: &dyn Fn(&[u8]) -> bool| {
         (0..COUNT)
             .map(|n| offer(rig, n))
             .find(|frame| frame.starts_with(&MAC.0) && what(frame))
     };
     let is_answer = |frame: &[u8]| frame[12..14] == [8, 6] && frame[20..22] == [0, 2];
-    eventually("an ARP reply", || find(&rig, &is_answer).is_some());
+    // The kernel takes up to a second to notice that a TAP has its other end.
+    eventually("an ARP reply", || {
+        rig.describe(u128::from(TX_BUFFERS) | (arp.len() as u128) << 64 | 0x0b << 88);
+        rig.ring_doorbell();
+        std::thread::sleep(Duration::from_millis(50));
+        find(&rig, &is_answer).is_some()
+    });
     let theirs = find(&rig, &is_answer).unwrap()[6..12].to_vec();
     for payload in [0, 56, 1400] {
         let request = ping(&theirs, payload);
