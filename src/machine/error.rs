@@ -30,37 +30,37 @@ pub enum Error {
     #[error("cannot make a PCI function")]
     Function(#[from] pci::CapabilityError),
     /// A disk's image.
-    #[error("--disk: {0}")]
+    #[error("--disk")]
     Disk(#[source] devices::block::OpenError),
     /// A CD-ROM's image.
-    #[error("--cdrom: {0}")]
+    #[error("--cdrom")]
     Cdrom(#[source] devices::block::OpenError),
     /// The IDE controller.
     #[error("cannot start the IDE controller")]
     Ide(#[source] io::Error),
     /// A TAP.
-    #[error("--net: {0}")]
+    #[error("--net")]
     Tap(#[source] devices::net::TapError),
     /// User-mode networking.
-    #[error("--net user: {0}")]
+    #[error("--net user")]
     Passt(#[source] devices::net::PasstError),
     /// A network card.
     #[error("cannot start a network card")]
     Nic(#[source] io::Error),
     /// A device of the host's that cannot be assigned.
-    #[error("--assign: {0}")]
+    #[error("--assign")]
     NotAssignable(#[from] crate::host::AssignError),
     /// VFIO as a whole.
-    #[error("--assign: {0}")]
+    #[error("--assign")]
     Container(#[from] iommu::host::OpenError),
     /// A device that VFIO would not open.
-    #[error("--assign: {0}")]
+    #[error("--assign")]
     OpenDevice(#[from] devices::vfio::OpenError),
     /// Memory that could not be pinned.
     #[error(transparent)]
     Pin(#[from] iommu::host::PinError),
     /// A device that opened but cannot be shown to a guest.
-    #[error("--assign: {0}")]
+    #[error("--assign")]
     Assign(#[from] devices::vfio::AssignError),
     /// BARs larger than their window.
     #[error(transparent)]
