@@ -46,6 +46,18 @@ fn drive(kind: DriveKind, image: RawImage, index: usize) -> DriveConfig {
     }
 }
 
+/// Which drive goes where: by channel, then place on its cable. Two drives do not share a
+/// cable, as only one drive of a cable can be busy; more are put there in their order.
+fn places(drives: Vec<DriveConfig>) -> [[Option<DriveConfig>; 2]; 2] {
+    let few = drives.len() <= 2;
+    let mut drives = drives.into_iter();
+    if few {
+        return [[drives.next(), None], [drives.next(), None]];
+    }
+    let mut cable = || [drives.next(), drives.next()];
+    [cable(), cable()]
+}
+
 /// The IDE controller with its drives.
 pub struct Drives {
     controller: Arc<IdeController>,
@@ -62,10 +74,9 @@ impl Drives {
         if images.0.is_empty() {
             return Ok(None);
         }
-        let mut images = images.0.into_iter();
-        let mut next = || images.next();
+        let drives = places(images.0);
         let config = IdeConfig {
-            drives: [[next(), next()], [next(), next()]],
+            drives,
             dma: fabric.dma(),
             lines: LEGACY_IRQS.map(|irq| fabric.wires.isa_line(irq)),
             deferred: fabric.deferred.clone(),

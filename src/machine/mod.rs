@@ -1,9 +1,9 @@
 //! The machine: what the operator asked for, put together and run.
 //!
-//! [`Machine::build`] makes and wires everything ([`chipset`], [`pci_root`], the devices);
-//! [`Machine::run`] is its life. On the exit path are [`bus`] (who answers an address) and
-//! what [`installer`] told KVM; everything else happens on the main thread's
-//! [`event_loop`].
+//! `build` makes and wires everything (`chipset`, `pci_root`, and the devices: `drives`,
+//! `nics`, `assigned`); `lifecycle` is its life. On the exit path are [`bus`] (who answers
+//! at an address) and what `installer` told KVM; everything else happens on the main
+//! thread, in `event_loop`.
 
 mod assigned;
 mod build;
