@@ -5,11 +5,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use devices::net::{Forward, Mac};
 use pci::HostBdf;
 use serde::de::{self, Deserialize, Deserializer};
 
 use super::option::{OptionError, Options, leading};
-use super::{Cdrom, Disk, Forward, MAX_PORT, MacAddr, NetBackend, Protocol, Serial};
+use super::{Cdrom, Disk, MAX_PORT, NetBackend, Serial};
 use crate::memory::{HugePages, parse_size};
 
 /// `--memory` as it was written.
@@ -27,7 +28,7 @@ pub struct NetSpec {
     /// What the card is plugged into.
     pub backend: NetBackend,
     /// Its address, if given.
-    pub mac: Option<MacAddr>,
+    pub mac: Option<Mac>,
 }
 
 /// An `--assign` as it was written.
@@ -104,7 +105,7 @@ fn net(
     tap: Option<&str>,
     user: bool,
     forwards: Vec<Forward>,
-    mac: Option<MacAddr>,
+    mac: Option<Mac>,
 ) -> Result<NetSpec, OptionError> {
     let backend = match (tap, user) {
         (Some(name), false) if forwards.is_empty() => NetBackend::Tap(name.to_owned()),
@@ -132,44 +133,11 @@ impl FromStr for NetSpec {
         net(
             options.value("tap")?,
             options.word("user")?,
-            forwards.map_err(|e| OptionError::Value("forward", e))?,
+            forwards.map_err(|e: devices::net::PasstError| {
+                OptionError::Value("forward", e.to_string())
+            })?,
             options.read("mac")?,
         )
-    }
-}
-
-impl FromStr for Forward {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let port = |text: &str| text.parse::<u16>().ok().filter(|&port| port != 0);
-        let parse = || {
-            let (protocol, rest) = text.split_once(':')?;
-            let protocol = match protocol {
-                "tcp" => Protocol::Tcp,
-                "udp" => Protocol::Udp,
-                _ => return None,
-            };
-            let (host, guest) = rest.split_once(':')?;
-            Some(Self {
-                protocol,
-                host: port(host)?,
-                guest: port(guest)?,
-            })
-        };
-        parse().ok_or_else(|| {
-            format!("'{text}' is no port forward; write tcp:HOSTPORT:GUESTPORT or udp:…, such as tcp:2222:22")
-        })
-    }
-}
-
-impl fmt::Display for Forward {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let protocol = match self.protocol {
-            Protocol::Tcp => "tcp",
-            Protocol::Udp => "udp",
-        };
-        write!(f, "{protocol}:{}:{}", self.host, self.guest)
     }
 }
 
@@ -285,7 +253,7 @@ impl<'de> Deserialize<'de> for NetSpec {
             #[serde(default)]
             user: bool,
             #[serde(default, deserialize_with = "from_text_if")]
-            mac: Option<MacAddr>,
+            mac: Option<Mac>,
             #[serde(default)]
             forward: Vec<ForwardText>,
         }
@@ -385,14 +353,17 @@ mod tests {
         let n: NetSpec = "tap=tap0,mac=02:00:00:00:00:01".parse().unwrap();
         assert_eq!(n.backend, NetBackend::Tap("tap0".into()));
         assert_eq!(n.mac.unwrap().to_string(), "02:00:00:00:00:01");
-        let n: NetSpec = "user,forward=tcp:2222:22,forward=udp:5353:53"
+        let n: NetSpec = "user,forward=tcp:2222:22,forward=udp:127.0.0.1/5353:53,forward=8080"
             .parse()
             .unwrap();
         let NetBackend::User(forwards) = n.backend else {
             panic!()
         };
         let shown: Vec<_> = forwards.iter().map(ToString::to_string).collect();
-        assert_eq!(shown, ["tcp:2222:22", "udp:5353:53"]);
+        assert_eq!(
+            shown,
+            ["tcp:2222:22", "udp:127.0.0.1/5353:53", "tcp:8080:8080"]
+        );
         for text in ["", "mac=02:00:00:00:00:01", "tap=tap0,user"] {
             assert!(
                 error::<NetSpec>(text).contains("tap=NAME or user"),
@@ -401,7 +372,8 @@ mod tests {
         }
         assert!(error::<NetSpec>("tap=tap0,forward=tcp:1:1").contains("user networking"));
         assert!(error::<NetSpec>("user,mac=01:00:00:00:00:00").contains("multicast"));
-        for forward in ["2222:22", "tcp:0:22", "tcp:2222", "sctp:1:1", "tcp:70000:1"] {
+        assert!(error::<NetSpec>("user,mac=00:00:00:00:00:00").contains("not an address"));
+        for forward in ["tcp:0:22", "tcp:", "sctp:1:1", "tcp:70000:1", "x/1:1"] {
             assert!(error::<NetSpec>(&format!("user,forward={forward}")).contains("tcp:2222:22"));
         }
     }

@@ -16,11 +16,12 @@ mod validate;
 
 use std::path::PathBuf;
 
+use devices::net::{Forward, Mac};
+
 use crate::memory::HugePages;
 
 pub use device::{AssignSpec, MemorySpec, NetSpec};
 pub use file::{FileError, load};
-pub use mac::{MacAddr, ParseMacError};
 pub use option::OptionError;
 pub use origin::{Given, Origin};
 pub use settings::Settings;
@@ -99,7 +100,7 @@ pub struct Net {
     pub backend: NetBackend,
     /// Its address. Where none is given it is made from the host, the back end and the
     /// card's place in order, so it is the same at every start.
-    pub mac: MacAddr,
+    pub mac: Mac,
 }
 
 /// What a network card is plugged into.
@@ -109,26 +110,6 @@ pub enum NetBackend {
     Tap(String),
     /// User-mode networking, with ports of the host's forwarded to the guest.
     User(Vec<Forward>),
-}
-
-/// A transport protocol.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
-pub enum Protocol {
-    /// TCP.
-    Tcp,
-    /// UDP.
-    Udp,
-}
-
-/// A port of the host's that leads to one of the guest's: `tcp:2222:22`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Forward {
-    /// TCP or UDP.
-    pub protocol: Protocol,
-    /// The host's port.
-    pub host: u16,
-    /// The guest's port.
-    pub guest: u16,
 }
 
 /// A host device given to the guest.

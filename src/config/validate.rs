@@ -7,9 +7,11 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use devices::net::Protocol;
+
 use super::{
-    Assign, AssignSpec, Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_PORT, MIN_MEMORY, MacAddr,
-    Machine, Memory, MemorySpec, Net, NetBackend, NetSpec, Origin, Protocol, Settings,
+    Assign, AssignSpec, Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_PORT, MIN_MEMORY, Machine,
+    Memory, MemorySpec, Net, NetBackend, NetSpec, Origin, Settings, mac,
 };
 use crate::memory::{HugePages, display_size};
 
@@ -328,7 +330,7 @@ fn nets(given: Vec<Given<NetSpec>>, host: &str) -> Result<Vec<Net>, ConfigError>
                 "user"
             }
         };
-        let derive = || MacAddr::derived(&[host, name, &index.to_string()]);
+        let derive = || mac::derived(&[host, name, &index.to_string()]);
         let mac = mac.unwrap_or_else(derive);
         macs.check(mac, &origin, || format!("MAC {mac}"))?;
         nets.push(Net { backend, mac });

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use devices::bus::{FastPathWatcher, PciDevice};
 use devices::e1000::{E1000, E1000Config};
-use devices::net::{Forward, Mac, NetBackend, Passt, PasstConfig, Protocol, Tap};
+use devices::net::{Mac, NetBackend, Passt, PasstConfig, Tap};
 use pci::{BusAt, InterruptPin, Topology};
 
 use super::Error;
@@ -22,7 +22,7 @@ impl Wires {
     /// Opens the TAPs and starts `passt` where it is wanted.
     pub fn open(nets: &[config::Net]) -> Result<Self, Error> {
         nets.iter()
-            .map(|net| Ok((Mac(net.mac.0), open(&net.backend)?)))
+            .map(|net| Ok((net.mac, open(&net.backend)?)))
             .collect::<Result<_, _>>()
             .map(Self)
     }
@@ -33,24 +33,12 @@ fn open(backend: &config::NetBackend) -> Result<Box<dyn NetBackend>, Error> {
         config::NetBackend::Tap(name) => Box::new(Tap::open(name).map_err(Error::Tap)?),
         config::NetBackend::User(forwards) => {
             let config = PasstConfig {
-                forwards: forwards.iter().map(forward).collect(),
+                forwards: forwards.clone(),
                 ..PasstConfig::default()
             };
             Box::new(Passt::start(&config).map_err(Error::Passt)?)
         }
     })
-}
-
-fn forward(forward: &config::Forward) -> Forward {
-    Forward {
-        protocol: match forward.protocol {
-            config::Protocol::Tcp => Protocol::Tcp,
-            config::Protocol::Udp => Protocol::Udp,
-        },
-        address: None,
-        host: forward.host,
-        guest: forward.guest,
-    }
 }
 
 /// The cards, moving packets until dropped.

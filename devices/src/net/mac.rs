@@ -34,11 +34,16 @@ impl fmt::Debug for Mac {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseMacError {
     /// Not six bytes in hex.
-    #[error("'{0}' is not a MAC address; write six bytes in hex, such as 52:54:00:12:34:56")]
+    #[error("'{0}' is not a MAC address; write six bytes in hex, such as 02:00:00:00:00:01")]
     Malformed(String),
-    /// A group address.
-    #[error("'{0}' is a multicast address; a NIC needs one whose first byte is even")]
-    Multicast(String),
+    /// A group address (IEEE 802.3 §3.2.3).
+    #[error(
+        "{0} is a multicast address and cannot be a card's own; make its first byte even, such as 02"
+    )]
+    Multicast(Mac),
+    /// All zeros.
+    #[error("00:00:00:00:00:00 is not an address; write another, such as 02:00:00:00:00:01")]
+    Zero,
 }
 
 impl FromStr for Mac {
@@ -58,11 +63,11 @@ impl FromStr for Mac {
         if parts.next().is_some() {
             return Err(malformed());
         }
-        let mac = Self(bytes);
-        if mac.is_multicast() {
-            return Err(ParseMacError::Multicast(text.to_owned()));
+        match Self(bytes) {
+            Self([0, 0, 0, 0, 0, 0]) => Err(ParseMacError::Zero),
+            group if group.is_multicast() => Err(ParseMacError::Multicast(group)),
+            mac => Ok(mac),
         }
-        Ok(mac)
     }
 }
 
@@ -83,6 +88,7 @@ mod tests {
             "",
             "52:54:00:ab:cd",
             "52:54:00:ab:cd:0f:1",
+            "2:0:0:0:0:1",
             "+2:54:00:ab:cd:0f",
             "x",
         ] {
@@ -91,9 +97,11 @@ mod tests {
                 "{text}"
             );
         }
-        assert!(matches!(
-            "01:00:5e:00:00:01".parse::<Mac>(),
-            Err(ParseMacError::Multicast(_))
-        ));
+        for text in ["01:00:5e:00:00:01", "ff:ff:ff:ff:ff:ff"] {
+            let error = text.parse::<Mac>().unwrap_err();
+            assert!(matches!(error, ParseMacError::Multicast(_)), "{text}");
+            assert!(error.to_string().starts_with(text));
+        }
+        assert_eq!("00:00:00:00:00:00".parse::<Mac>(), Err(ParseMacError::Zero));
     }
 }

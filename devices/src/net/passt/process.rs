@@ -37,7 +37,7 @@ impl Default for PasstConfig {
 }
 
 /// A transport protocol whose ports can be forwarded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, serde::Serialize)]
 pub enum Protocol {
     /// TCP.
     Tcp,
@@ -45,7 +45,7 @@ pub enum Protocol {
     Udp,
 }
 
-/// A port of the host that leads into the guest: `[tcp:|udp:][ADDRESS/]HOST[:GUEST]`.
+/// A port of the host that leads into the guest: `[tcp:|udp:][ADDRESS/]HOSTPORT[:GUESTPORT]`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Forward {
     /// TCP or UDP.
@@ -58,12 +58,24 @@ pub struct Forward {
     pub guest: u16,
 }
 
+impl Forward {
+    /// As `passt` takes it, after a flag that says which protocol.
+    fn ports(&self) -> String {
+        let ports = format!("{}:{}", self.host, self.guest);
+        match self.address {
+            Some(address) => format!("{address}/{ports}"),
+            None => ports,
+        }
+    }
+}
+
 impl fmt::Display for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(address) = self.address {
-            write!(f, "{address}/")?;
-        }
-        write!(f, "{}:{}", self.host, self.guest)
+        let protocol = match self.protocol {
+            Protocol::Tcp => "tcp",
+            Protocol::Udp => "udp",
+        };
+        write!(f, "{protocol}:{}", self.ports())
     }
 }
 
@@ -98,7 +110,9 @@ impl FromStr for Forward {
 #[derive(Debug, thiserror::Error)]
 pub enum PasstError {
     /// A port forward that makes no sense.
-    #[error("'{0}' is no port forward; write [tcp:|udp:][ADDRESS/]HOST[:GUEST], such as 2222:22")]
+    #[error(
+        "'{0}' is no port forward; write [tcp:|udp:][ADDRESS/]HOSTPORT[:GUESTPORT], such as tcp:2222:22"
+    )]
     Forward(String),
     /// A port of the host's that is taken or not ours to take. `passt` itself would go on
     /// without it and say nothing.
@@ -245,7 +259,7 @@ fn command(config: &PasstConfig, socket: &UnixStream) -> Command {
             Protocol::Tcp => "--tcp-ports",
             Protocol::Udp => "--udp-ports",
         };
-        command.args([flag, &forward.to_string()]);
+        command.args([flag, &forward.ports()]);
     }
     let socket = socket.as_raw_fd();
     // SAFETY: between fork and exec only async-signal-safe calls are made, on a descriptor
@@ -295,4 +309,23 @@ fn noise(line: &str) -> bool {
         || line.ends_with("to syslog")
         || line.starts_with("Don't run as root")
         || line.starts_with("Template interface")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwards_become_flags_without_their_protocol() {
+        let config = PasstConfig {
+            forwards: ["tcp:127.0.0.1/2222:22", "udp:53"]
+                .map(|text| text.parse().unwrap())
+                .into(),
+            ..PasstConfig::default()
+        };
+        let (socket, _peer) = UnixStream::pair().unwrap();
+        let command = command(&config, &socket);
+        let arguments: Vec<_> = command.get_args().filter_map(|a| a.to_str()).collect();
+        assert!(arguments.ends_with(&["--tcp-ports", "127.0.0.1/2222:22", "--udp-ports", "53:53"]));
+    }
 }

@@ -114,7 +114,7 @@ fn forwards_are_read() {
     );
     let forward: Forward = "udp:127.0.0.1/53".parse().unwrap();
     assert_eq!(forward.protocol, Protocol::Udp);
-    assert_eq!(forward.to_string(), "127.0.0.1/53:53");
+    assert_eq!(forward.to_string(), "udp:127.0.0.1/53:53");
     for text in ["", "x", "0:1", "1:70000", "sctp:1:1", "host/1:1"] {
         assert!(text.parse::<Forward>().is_err(), "{text}");
     }
