@@ -5,22 +5,11 @@ use std::os::fd::BorrowedFd;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 
-/// What a source does when it is readable. It says whether it is to be watched further.
-type Handler<'a> = Box<dyn FnMut() -> Watch + 'a>;
-
-/// Whether a source goes on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Watch {
-    /// Keep watching.
-    Keep,
-    /// The source is at its end.
-    Drop,
-}
-
-/// Sources and their handlers. A source's descriptor must stay open while it is watched.
+/// Sources and what each does when it is readable.
 pub struct EventLoop<'a> {
     epoll: Epoll,
-    sources: Vec<Option<(BorrowedFd<'a>, Handler<'a>)>>,
+    /// By token. The borrow keeps the descriptor open while it is watched.
+    sources: Vec<(BorrowedFd<'a>, Box<dyn FnMut() + 'a>)>,
 }
 
 impl<'a> EventLoop<'a> {
@@ -33,17 +22,12 @@ impl<'a> EventLoop<'a> {
         })
     }
 
-    /// Watches `fd`. A regular file, which epoll does not take (EPERM), is always readable;
-    /// it is not watched and the error says so.
-    pub fn add(
-        &mut self,
-        fd: BorrowedFd<'a>,
-        handler: impl FnMut() -> Watch + 'a,
-    ) -> nix::Result<()> {
+    /// Watches `fd`. Its handler must take what made it readable.
+    pub fn add(&mut self, fd: BorrowedFd<'a>, handler: impl FnMut() + 'a) -> nix::Result<()> {
         let token = self.sources.len() as u64;
         self.epoll
             .add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token))?;
-        self.sources.push(Some((fd, Box::new(handler))));
+        self.sources.push((fd, Box::new(handler)));
         Ok(())
     }
 
@@ -56,15 +40,8 @@ impl<'a> EventLoop<'a> {
             Err(error) => return Err(error),
         };
         for event in &events[..ready] {
-            let Some(source) = self.sources.get_mut(event.data() as usize) else {
-                continue;
-            };
-            let Some((fd, handler)) = source else {
-                continue;
-            };
-            if handler() == Watch::Drop {
-                self.epoll.delete(*fd)?;
-                *source = None;
+            if let Some((_, handler)) = self.sources.get_mut(event.data() as usize) {
+                handler();
             }
         }
         Ok(())
@@ -79,24 +56,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_the_handler_of_what_is_readable_until_it_drops() {
+    fn runs_the_handler_of_what_is_readable_and_no_other() {
         let (read, write) = nix::unistd::pipe().unwrap();
+        let (silent, _other) = nix::unistd::pipe().unwrap();
         let count = Cell::new(0);
         let mut events = EventLoop::new().unwrap();
-        nix::unistd::write(&write, b"x").unwrap();
+        events
+            .add(silent.as_fd(), || panic!("nothing was written"))
+            .unwrap();
         events
             .add(read.as_fd(), || {
+                let mut byte = [0];
+                nix::unistd::read(&read, &mut byte).unwrap();
                 count.set(count.get() + 1);
-                if count.get() < 2 {
-                    Watch::Keep
-                } else {
-                    Watch::Drop
-                }
             })
             .unwrap();
+        nix::unistd::write(&write, b"xy").unwrap();
         events.turn().unwrap();
         events.turn().unwrap();
         assert_eq!(count.get(), 2);
-        assert!(events.sources[0].is_none());
     }
 }

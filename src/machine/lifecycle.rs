@@ -1,12 +1,13 @@
 //! A machine's life: started, run, reset as often as its guest likes, ended.
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use super::chipset::Chipset;
-use super::event_loop::{EventLoop, Watch};
+use super::event_loop::EventLoop;
 use super::requests::Request;
 use super::signals::{Signals, Wish};
 use super::{Error, Machine};
@@ -25,15 +26,10 @@ impl Machine {
     /// Runs the guest to its end.
     pub fn run(&mut self, signals: &Signals) -> Result<Outcome, Error> {
         self.start()?;
-        let threads = self.spawn_vcpus()?;
+        let crew = Crew::assemble(self.vcpus(), &self.shared).map_err(Error::Thread)?;
         self.gate.open();
         let outcome = self.supervise(signals);
-        let kickers = self.kickers();
-        self.gate.end(&kickers);
-        for thread in threads {
-            // A panic was caught and reported on the thread itself.
-            let _ = thread.join();
-        }
+        drop(crew);
         self.console.finish();
         self.reporter.write(&self.vcpus());
         outcome
@@ -65,19 +61,6 @@ impl Machine {
                 })?;
         }
         Ok(())
-    }
-
-    fn spawn_vcpus(&self) -> Result<Vec<JoinHandle<()>>, Error> {
-        self.vcpus
-            .iter()
-            .map(|(vcpu, _)| {
-                let (vcpu, shared) = (vcpu.clone(), self.shared.clone());
-                std::thread::Builder::new()
-                    .name(format!("vcpu{}", vcpu.id))
-                    .spawn(move || run_vcpu(&vcpu, &shared))
-                    .map_err(Error::Thread)
-            })
-            .collect()
     }
 
     /// The main thread, while the guest runs.
@@ -115,35 +98,26 @@ impl Machine {
         let mut events = EventLoop::new().map_err(Error::EventLoop)?;
         // SAFETY: the event's descriptor is open as long as `self.requests`.
         let asked = unsafe { BorrowedFd::borrow_raw(self.requests.event().as_raw_fd()) };
-        events
-            .add(asked, || Watch::Keep)
-            .map_err(Error::EventLoop)?;
+        events.add(asked, || {}).map_err(Error::EventLoop)?;
         // SAFETY: as above, with `self.fast_paths`.
         let fast_paths = unsafe { BorrowedFd::borrow_raw(self.fast_paths.event().as_raw_fd()) };
         events
             .add(fast_paths, || {
                 self.fast_paths.take();
                 self.root.refresh_mappings();
-                Watch::Keep
             })
             .map_err(Error::EventLoop)?;
         events
-            .add(self.alarms.readable(), || {
-                self.alarms.expire();
-                Watch::Keep
-            })
+            .add(self.alarms.readable(), || self.alarms.expire())
             .map_err(Error::EventLoop)?;
         events
-            .add(signals.readable(), || {
-                match signals.take() {
-                    Some(Wish::Report) => self.reporter.write(&vcpus),
-                    Some(Wish::Quit(name)) => {
-                        self.requests
-                            .ask(Request::Quit(format!("stopped by {name}")));
-                    }
-                    None => {}
+            .add(signals.readable(), || match signals.take() {
+                Some(Wish::Report) => self.reporter.write(&vcpus),
+                Some(Wish::Quit(name)) => {
+                    self.requests
+                        .ask(Request::Quit(format!("stopped by {name}")));
                 }
-                Watch::Keep
+                None => {}
             })
             .map_err(Error::EventLoop)?;
         loop {
@@ -151,6 +125,42 @@ impl Machine {
             if let Some(request) = self.requests.take() {
                 return Ok(request);
             }
+        }
+    }
+}
+
+/// The vCPUs' threads. However a run ends, none of them outlives it.
+struct Crew {
+    shared: Arc<Shared>,
+    kickers: Vec<Kicker>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Crew {
+    /// Starts a thread for each vCPU. They wait at the gate.
+    fn assemble(vcpus: Vec<Arc<Vcpu>>, shared: &Arc<Shared>) -> io::Result<Self> {
+        let mut crew = Self {
+            shared: shared.clone(),
+            kickers: vcpus.iter().map(|vcpu| vcpu.kicker.clone()).collect(),
+            threads: Vec::with_capacity(vcpus.len()),
+        };
+        for vcpu in vcpus {
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new()
+                .name(format!("vcpu{}", vcpu.id))
+                .spawn(move || run_vcpu(&vcpu, &shared))?;
+            crew.threads.push(thread);
+        }
+        Ok(crew)
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        self.shared.gate.end(&self.kickers);
+        for thread in self.threads.drain(..) {
+            // A panic was caught and reported on the thread itself.
+            let _ = thread.join();
         }
     }
 }

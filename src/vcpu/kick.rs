@@ -2,10 +2,10 @@
 
 use std::os::unix::thread::RawPthread;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use kvm_bindings::kvm_run;
-use nix::sys::pthread::pthread_kill;
+use nix::sys::pthread::{pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 /// The signal that interrupts KVM_RUN.
@@ -25,69 +25,116 @@ pub fn install_handler() -> nix::Result<()> {
 }
 
 /// A vCPU's `immediate_exit` byte in the page it shares with the kernel.
+#[derive(Clone, Copy)]
 struct ImmediateExit(*mut u8);
 
-// SAFETY: the byte is only accessed atomically, and the owner of the vCPU keeps the page
-// mapped for as long as any `Kicker` exists (see `Kicker::new`).
+// SAFETY: the byte is only accessed atomically, and only while an `OnThread` lives, whose
+// maker keeps the page mapped.
 unsafe impl Send for ImmediateExit {}
-// SAFETY: as above.
-unsafe impl Sync for ImmediateExit {}
 
-/// Interrupts one vCPU, from any thread. Clones kick the same one.
-#[derive(Clone)]
-pub struct Kicker {
-    immediate_exit: Arc<ImmediateExit>,
-    thread: Arc<Mutex<Option<RawPthread>>>,
+impl ImmediateExit {
+    fn set(self, exit: bool) {
+        // SAFETY: mapped while an `OnThread` lives; the kernel reads it, we only use atomics.
+        unsafe { AtomicU8::from_ptr(self.0) }.store(exit.into(), Ordering::SeqCst);
+    }
+}
+
+/// Interrupts one vCPU, from any thread, at any time: where no thread runs the vCPU there
+/// is nothing to interrupt. Clones kick the same one.
+#[derive(Clone, Default)]
+pub struct Kicker(Arc<Mutex<Option<Running>>>);
+
+/// The thread that runs the vCPU.
+struct Running {
+    thread: RawPthread,
+    immediate_exit: ImmediateExit,
 }
 
 impl Kicker {
-    /// A kicker for the vCPU whose shared page is at `run`.
-    ///
-    /// # Safety
-    /// The page stays mapped while this or a clone of it is used.
-    pub unsafe fn new(run: *mut kvm_run) -> Self {
-        // SAFETY: only the field's address is computed; `run` is valid by contract.
-        let byte = unsafe { &raw mut (*run).immediate_exit };
-        Self {
-            immediate_exit: Arc::new(ImmediateExit(byte)),
-            thread: Arc::default(),
-        }
-    }
-
-    fn flag(&self) -> &AtomicU8 {
-        // SAFETY: valid by the contract of `new`; the kernel reads it, we only use atomics.
-        unsafe { AtomicU8::from_ptr(self.immediate_exit.0) }
+    fn running(&self) -> MutexGuard<'_, Option<Running>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes KVM_RUN return, now if the vCPU is in it, else as soon as it is entered.
+    ///
+    /// Whoever kicks has first said what is wanted, where the vCPU's thread looks for it.
     pub fn kick(&self) {
-        self.flag().store(1, Ordering::SeqCst);
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = *thread {
+        let running = self.running();
+        // The vCPU's own thread is not in KVM_RUN, and looks before it enters.
+        if let Some(running) = &*running
+            && running.thread != pthread_self()
+        {
+            running.immediate_exit.set(true);
             // The thread is alive: it takes itself out of here before it ends.
-            let _ = pthread_kill(thread, KICK);
+            let _ = pthread_kill(running.thread, KICK);
         }
     }
 
-    /// Takes note of a kick; called by the vCPU's thread before it looks at what is wanted
-    /// of it.
-    pub fn acknowledge(&self) {
-        self.flag().store(0, Ordering::SeqCst);
-    }
-
-    /// Says which thread runs the vCPU from here on, until the guard is dropped.
-    pub fn on_this_thread(&self) -> OnThread<'_> {
-        let this = nix::sys::pthread::pthread_self();
-        *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(this);
-        OnThread(self)
+    /// Says that this thread runs the vCPU from here on, until the guard is dropped.
+    ///
+    /// # Safety
+    /// `run` is the vCPU's page shared with the kernel, mapped while the guard lives.
+    pub unsafe fn on_this_thread(&self, run: *mut kvm_run) -> OnThread<'_> {
+        // SAFETY: only the field's address is computed; `run` is valid by contract.
+        let immediate_exit = ImmediateExit(unsafe { &raw mut (*run).immediate_exit });
+        *self.running() = Some(Running {
+            thread: pthread_self(),
+            immediate_exit,
+        });
+        OnThread {
+            kicker: self,
+            immediate_exit,
+        }
     }
 }
 
 /// While this lives, kicks go to the thread that made it.
-pub struct OnThread<'a>(&'a Kicker);
+pub struct OnThread<'a> {
+    kicker: &'a Kicker,
+    immediate_exit: ImmediateExit,
+}
+
+impl OnThread<'_> {
+    /// Takes note of kicks. The thread then looks at what is wanted of it, and only then
+    /// enters the guest: a kick that it has not seen the reason of is still there.
+    pub fn acknowledge(&self) {
+        self.immediate_exit.set(false);
+    }
+}
 
 impl Drop for OnThread<'_> {
     fn drop(&mut self) {
-        *self.0.thread.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.kicker.running() = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kick_stays_until_acknowledged_and_ends_with_the_thread() {
+        install_handler().unwrap();
+        let mut page = kvm_run::default();
+        let run: *mut kvm_run = &mut page;
+        let kicker = Kicker::default();
+        kicker.kick();
+        // SAFETY: `page` outlives the guard.
+        let on_thread = unsafe { kicker.on_this_thread(run) };
+        let flag = || {
+            // SAFETY: `page` is alive, and accessed atomically.
+            unsafe { AtomicU8::from_ptr(&raw mut (*run).immediate_exit) }.load(Ordering::SeqCst)
+        };
+        kicker.kick();
+        assert_eq!(flag(), 0, "its own thread needs no kick");
+        let other = kicker.clone();
+        std::thread::spawn(move || other.kick()).join().unwrap();
+        assert_eq!(flag(), 1);
+        on_thread.acknowledge();
+        assert_eq!(flag(), 0);
+        drop(on_thread);
+        let other = kicker.clone();
+        std::thread::spawn(move || other.kick()).join().unwrap();
+        assert_eq!(flag(), 0);
     }
 }

@@ -96,17 +96,36 @@ unsafe impl Send for RunPage {}
 // SAFETY: as above.
 unsafe impl Sync for RunPage {}
 
+/// Fields of the page, which are read and written one by one: never is there a reference to
+/// the whole of it, as `immediate_exit` is other threads' to write.
+impl RunPage {
+    /// The guest could take an interrupt when it was left.
+    fn ready(&self) -> bool {
+        // SAFETY: mapped while the `VcpuFd` beside it lives; the caller holds its lock and
+        // the vCPU is not running, so nobody else touches the field.
+        unsafe { (&raw const (*self.0).ready_for_interrupt_injection).read() != 0 }
+    }
+
+    fn set_not_ready(&self) {
+        // SAFETY: as for `ready`.
+        unsafe { (&raw mut (*self.0).ready_for_interrupt_injection).write(0) };
+    }
+
+    /// Asks for an exit as soon as the guest can take an interrupt.
+    fn request_window(&self, wanted: bool) {
+        // SAFETY: as for `ready`.
+        unsafe { (&raw mut (*self.0).request_interrupt_window).write(wanted.into()) };
+    }
+}
+
 impl Vcpu {
-    /// Wraps a vCPU. The object must outlive its kickers' users, which the machine sees to
-    /// by dropping its devices first.
+    /// Wraps a vCPU.
     pub fn new(id: u32, mut fd: VcpuFd) -> Self {
         let run: *mut kvm_run = fd.get_kvm_run();
-        // SAFETY: the mapping lives as long as `fd`, which lives in `self` beside the kicker.
-        let kicker = unsafe { Kicker::new(run) };
         Self {
             id,
             fd: Mutex::new(fd),
-            kicker,
+            kicker: Kicker::default(),
             counts: ExitCounts::default(),
             run: RunPage(run),
         }
@@ -121,6 +140,8 @@ impl Vcpu {
     ) -> Result<(), kvm_ioctls::Error> {
         let fd = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
         power_on.restore(&fd)?;
+        // What the page says of interrupts was said of the guest before.
+        self.run.set_not_ready();
         let Some(entry) = entry else { return Ok(()) };
         fd.set_sregs(&entry.sregs(fd.get_sregs()?))?;
         fd.set_regs(&entry.regs())
@@ -136,10 +157,16 @@ impl Vcpu {
 
     /// Runs until the machine ends. To be called on the vCPU's own thread.
     pub fn run(&self, shared: &Shared) {
-        let _on_thread = self.kicker.on_this_thread();
+        // SAFETY: the page is mapped as long as `self.fd` lives, and `self` outlives the call.
+        let on_thread = unsafe { self.kicker.on_this_thread(self.run.0) };
         while shared.gate.pass() {
             let mut fd = self.fd.lock().unwrap_or_else(PoisonError::into_inner);
-            while !shared.gate.is_closed() {
+            loop {
+                // Kicks first, then their reasons: the gate, and in `prepare` the 8259s.
+                on_thread.acknowledge();
+                if shared.gate.is_closed() {
+                    break;
+                }
                 self.prepare(&fd, shared);
                 self.enter(&mut fd, shared);
             }
@@ -148,15 +175,11 @@ impl Vcpu {
 
     /// Hands the boot processor an 8259 interrupt, or asks KVM to say when it can take one.
     fn prepare(&self, fd: &VcpuFd, shared: &Shared) {
-        self.kicker.acknowledge();
         if self.id != 0 {
             return;
         }
-        // SAFETY: the page is mapped while `fd` lives; the caller holds its lock, and the
-        // vCPU is not running, so the kernel does not touch it.
-        let run = unsafe { &mut *self.run.0 };
         let mut pending = shared.interrupts.pic_pending();
-        if pending && run.ready_for_interrupt_injection != 0 {
+        if pending && self.run.ready() {
             if let Some(vector) = shared.interrupts.pic_acknowledge() {
                 let interrupt = kvm_interrupt {
                     irq: u32::from(vector),
@@ -164,11 +187,11 @@ impl Vcpu {
                 // SAFETY: the ioctl reads a `kvm_interrupt`, which lives across the call. It
                 // fails only if one is queued already, which `ready` rules out.
                 let _ = unsafe { ioctl_with_ref(fd, KVM_INTERRUPT(), &interrupt) };
-                run.ready_for_interrupt_injection = 0;
+                self.run.set_not_ready();
             }
             pending = shared.interrupts.pic_pending();
         }
-        run.request_interrupt_window = u8::from(pending);
+        self.run.request_window(pending);
     }
 
     fn enter(&self, fd: &mut VcpuFd, shared: &Shared) {
