@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use devices::guest_error;
 use devices::irq::MsiSink;
 use devices::platform::ioapic::{IoApic, IoApicConfig, IoApicOutput};
 use devices::platform::pic::{Intr, Pic};
@@ -115,12 +116,46 @@ impl IoApicOutput for Output {
     }
 
     fn route(&self, pin: u8, message: Option<MsiMessage>) {
-        // KVM needs to know level interrupts only, for their EOIs.
-        let level = message
-            .and_then(|message| self.remapper.remap(IOAPIC_REQUESTER, message).ok())
-            .filter(|message| message.data & DATA_LEVEL != 0);
-        if let Err(error) = self.routing.set_pin(pin, level) {
-            tracing::error!(pin, %error, "the end of interrupts of this pin will not be seen");
+        let resolved =
+            message.and_then(|message| self.remapper.remap(IOAPIC_REQUESTER, message).ok());
+        if let Err(error) = self.routing.set_pin(pin, watched(resolved)) {
+            guest_error!(pin, %error, "the end of interrupts of this pin will not be seen");
         }
+    }
+}
+
+/// What KVM is to know of a pin: level interrupts only, for their EOIs.
+fn watched(message: Option<MsiMessage>) -> Option<MsiMessage> {
+    message.filter(|message| message.data & DATA_LEVEL != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ends_of_level_interrupts_only_are_watched() {
+        let message = |data| {
+            Some(MsiMessage {
+                address: 0xfee0_0000,
+                data,
+            })
+        };
+        assert_eq!(watched(message(0x31)), None);
+        assert_eq!(watched(message(0x8031)), message(0x8031));
+        assert_eq!(watched(None), None);
+    }
+
+    #[test]
+    fn the_boot_processor_sees_the_line_as_it_is() {
+        let line = IntrLine {
+            asserted: AtomicBool::new(false),
+            boot_processor: Kicker::default(),
+        };
+        line.set(true);
+        line.set(true);
+        assert!(line.asserted.load(Ordering::SeqCst));
+        line.set(false);
+        assert!(!line.asserted.load(Ordering::SeqCst));
     }
 }

@@ -67,12 +67,8 @@ impl Routing {
 
     /// Tells KVM what an IOAPIC pin sends, so that it exits when a level interrupt ends.
     pub fn set_pin(&self, pin: u8, message: Option<MsiMessage>) -> Result<(), RouteError> {
-        let mut table = self.table();
-        match table.get_mut(usize::from(pin)) {
-            Some(slot) if *slot != message => *slot = message,
-            _ => return Ok(()),
-        }
-        self.commit(&table)
+        debug_assert!(usize::from(pin) < IOAPIC_PINS);
+        self.change(pin.into(), message)
     }
 
     fn commit(&self, table: &[Option<MsiMessage>]) -> Result<(), RouteError> {
@@ -105,12 +101,13 @@ impl Routing {
         Ok(gsi as u32)
     }
 
+    /// Changes or clears what `gsi` sends. A message that KVM refuses leaves the one before:
+    /// KVM takes the table as a whole, so it would spoil every later change too.
     fn change(&self, gsi: u32, message: Option<MsiMessage>) -> Result<(), RouteError> {
         let mut table = self.table();
-        let slot = &mut table[gsi as usize];
-        if *slot == message {
+        let Some(slot) = table.get_mut(gsi as usize).filter(|slot| **slot != message) else {
             return Ok(());
-        }
+        };
         let before = std::mem::replace(slot, message);
         let result = self.commit(&table);
         if result.is_err() && message.is_some() {
@@ -238,6 +235,37 @@ mod tests {
         drop((second, third));
         assert_eq!(routing.usage().0, 0);
         assert_eq!(routing.table()[9], Some(message(0x8039)));
+    }
+
+    #[test]
+    fn a_message_that_kvm_refuses_spoils_nothing() {
+        let Some(routing) = routing() else {
+            eprintln!("skipped: no /dev/kvm");
+            return;
+        };
+        // With 32-bit APIC ids, bits 39:32 of the address must be zero.
+        let mut x2apic = kvm_bindings::kvm_enable_cap {
+            cap: kvm_bindings::KVM_CAP_X2APIC_API,
+            ..Default::default()
+        };
+        x2apic.args[0] = kvm_bindings::KVM_X2APIC_API_USE_32BIT_IDS.into();
+        let refused = MsiMessage {
+            address: 0xff_fee0_0000,
+            data: 0x41,
+        };
+        let refuses =
+            routing.vm.enable_cap(&x2apic).is_ok() && routing.set_pin(3, Some(refused)).is_err();
+        if !refuses {
+            eprintln!("skipped: this KVM takes any message");
+            return;
+        }
+        assert_eq!(routing.table()[3], None);
+        let routes = KvmRoutes(routing.clone());
+        assert!(routes.allocate(Bdf::default(), refused).is_err());
+        let route = routes.allocate(Bdf::default(), message(0x42)).unwrap();
+        assert!(route.update(refused).is_err());
+        assert_eq!(routing.table()[IOAPIC_PINS], Some(message(0x42)));
+        routing.set_pin(3, Some(message(0x8043))).unwrap();
     }
 
     #[test]

@@ -101,10 +101,8 @@ impl Assigned {
                 device.clone() as _,
             )?;
         }
-        for first in (1..=config::MAX_PORT).step_by(FUNCTIONS.into()) {
-            fill_function_zero(wanted, first, topology)?;
-        }
-        Ok(())
+        let ports: Vec<_> = wanted.iter().map(|assign| assign.port).collect();
+        fill_functions_zero(&ports, topology)
     }
 }
 
@@ -114,18 +112,16 @@ fn attach_port(topology: &mut Topology<dyn PciDevice>, port: u8) -> Result<Funct
 
 /// A guest looks at functions 1 to 7 of a device only if there is a function 0: where ports
 /// are used but the first of their device is not, that one is an empty slot.
-fn fill_function_zero(
-    wanted: &[config::Assign],
-    first: u8,
-    topology: &mut Topology<dyn PciDevice>,
-) -> Result<(), Error> {
-    let used = |port: u8| wanted.iter().any(|assign| assign.port == port);
-    if !used(first) && (first..first + FUNCTIONS).any(used) {
-        let empty = RootPortConfig {
-            occupied: false,
-            ..RootPortConfig::occupied(first.into())
-        };
-        attach_root_port(topology, first, empty)?;
+fn fill_functions_zero(ports: &[u8], topology: &mut Topology<dyn PciDevice>) -> Result<(), Error> {
+    for first in (1..=config::MAX_PORT).step_by(FUNCTIONS.into()) {
+        let siblings = first + 1..first + FUNCTIONS;
+        if !ports.contains(&first) && ports.iter().any(|port| siblings.contains(port)) {
+            let empty = RootPortConfig {
+                occupied: false,
+                ..RootPortConfig::occupied(first.into())
+            };
+            attach_root_port(topology, first, empty)?;
+        }
     }
     Ok(())
 }
@@ -145,4 +141,37 @@ fn attach_root_port(
         &format!("root port {port}"),
         root_port as _,
     )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Device and function numbers of the root ports there are when `ports` are used.
+    fn root_ports(ports: &[u8]) -> Vec<(u8, u8)> {
+        let mut topology = Topology::new();
+        for &port in ports {
+            attach_port(&mut topology, port).unwrap();
+        }
+        fill_functions_zero(ports, &mut topology).unwrap();
+        topology.check().unwrap();
+        let mut all: Vec<_> = topology
+            .functions()
+            .filter_map(|at| at.bdf)
+            .map(|bdf| (bdf.device(), bdf.function()))
+            .collect();
+        all.sort_unstable();
+        all
+    }
+
+    #[test]
+    fn ports_are_functions_and_each_device_has_a_function_zero() {
+        assert_eq!(root_ports(&[]), []);
+        assert_eq!(root_ports(&[1, 2]), [(0x10, 0), (0x10, 1)]);
+        assert_eq!(root_ports(&[3]), [(0x10, 0), (0x10, 2)]);
+        assert_eq!(
+            root_ports(&[8, 9, 32]),
+            [(0x10, 0), (0x10, 7), (0x11, 0), (0x13, 0), (0x13, 7)]
+        );
+    }
 }

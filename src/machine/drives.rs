@@ -116,3 +116,28 @@ impl Drop for Drives {
         self.controller.stop();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The serial numbers, cable by cable, of `count` drives.
+    fn placed(count: usize) -> [[Option<String>; 2]; 2] {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(512).unwrap();
+        let drives = (0..count).map(|i| {
+            let image = RawImage::open(file.path(), true).unwrap();
+            drive(DriveKind::Disk, image, i)
+        });
+        places(drives.collect()).map(|cable| cable.map(|drive| Some(drive?.serial)))
+    }
+
+    #[test]
+    fn two_drives_have_a_cable_each_and_more_share() {
+        let name = |i: usize| Some(format!("SLUICED{i:04}"));
+        assert_eq!(placed(1), [[name(0), None], [None, None]]);
+        assert_eq!(placed(2), [[name(0), None], [name(1), None]]);
+        assert_eq!(placed(3), [[name(0), name(1)], [name(2), None]]);
+        assert_eq!(placed(4), [[name(0), name(1)], [name(2), name(3)]]);
+    }
+}

@@ -4,6 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use devices::bus::{FastPath, Mapping, Region};
+use devices::guest_error;
 use kvm_bindings::{KVM_MEM_READONLY, kvm_userspace_memory_region};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use pci::Space;
@@ -94,7 +95,7 @@ impl Installer {
             match self.add_path(space, base, path) {
                 Ok(path) => installed.paths.push(path),
                 Err(error) => {
-                    tracing::warn!(name, %error, "KVM refused a fast path; its accesses exit");
+                    guest_error!(name, %error, "KVM refused a fast path; its accesses exit");
                 }
             }
         }
@@ -175,7 +176,7 @@ impl Installer {
             }
         };
         if let Err(error) = result {
-            tracing::warn!(%error, "KVM would not take back a fast path");
+            guest_error!(%error, "KVM would not take back a fast path");
         }
     }
 }
@@ -288,7 +289,7 @@ impl Installed {
         for (offset, memory) in wanted {
             match self.installer.map(self.base, offset, memory) {
                 Ok(path) => self.paths.push(path),
-                Err(error) => tracing::warn!(%error, "KVM refused a mapping; accesses exit"),
+                Err(error) => guest_error!(%error, "KVM refused a mapping; accesses exit"),
             }
         }
     }

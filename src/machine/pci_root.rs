@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use devices::bus::{FastPath, FastPathWatcher, PciDevice, Region};
+use devices::guest_error;
 use pci::{
     Bdf, Changes, ConfigWrite, Decoded, Ecam, FunctionId, Hierarchy, HostBridge, NoRoom, Space,
     Topology, Windows, Written,
@@ -152,13 +153,14 @@ impl PciRoot {
 
     /// Applies changes.
     pub fn settle(self: &Arc<Self>, changes: Changes) {
-        if changes.contains(Changes::BUS_NUMBERS) {
-            for at in self.topology.functions() {
-                at.function.set_bdf(at.bdf.unwrap_or_default());
-            }
-        }
         if changes.intersects(MOVES) {
+            // Of two vCPUs that change something, the later one to come here sees both.
             let mut live = self.live();
+            if changes.contains(Changes::BUS_NUMBERS) {
+                for at in self.topology.functions() {
+                    at.function.set_bdf(at.bdf.unwrap_or_default());
+                }
+            }
             self.settle_ecam(&mut live);
             self.settle_bars(&mut live);
         }
@@ -184,7 +186,7 @@ impl PciRoot {
         });
         match installed {
             Ok(installed) => live.ecam = Some((ecam, installed)),
-            Err(error) => tracing::warn!(%error, "the guest moved ECAM where it cannot be"),
+            Err(error) => guest_error!(%error, "the guest moved ECAM where it cannot be"),
         }
     }
 
