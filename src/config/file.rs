@@ -206,11 +206,13 @@ fn content_error(path: &Path, text: &str, error: &toml::de::Error) -> FileError 
     let at = error.span().map_or(0, |span| span.start);
     let message = error.message().replace('\n', "; ");
     // Serde speaks of fields, the file of keys.
-    let message = message
-        .replace("unknown field", "unknown key")
-        .replace("missing field", "missing key")
-        .replace("expected one of", "the known keys are")
-        .replace("expected `", "the known key is `");
+    let message = message.replace("missing field", "missing key");
+    let message = match message.strip_prefix("unknown field") {
+        Some(rest) => format!("unknown key{rest}")
+            .replace("expected one of", "the known keys are")
+            .replace("expected `", "the known key is `"),
+        None => message,
+    };
     FileError::Content {
         path: path.to_owned(),
         line: line_of(text, at),
@@ -371,6 +373,10 @@ mod tests {
             ),
             ("net = 'user'", "vm.toml:1: net: invalid type"),
             ("cpus = \n", "vm.toml:1: "),
+            (
+                "kernel = 'x",
+                "vm.toml:1: invalid literal string, expected `'`",
+            ),
             ("cpus = 1\ncpus = 2", "vm.toml:2: "),
         ] {
             let e = error(text);
