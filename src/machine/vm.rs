@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use devices::dma::GuestRam;
 use kvm_bindings::{
-    KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES,
+    KVM_API_VERSION, KVM_CAP_SPLIT_IRQCHIP, KVM_CAP_X2APIC_API, KVM_MAX_CPUID_ENTRIES,
     KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK, KVM_X2APIC_API_USE_32BIT_IDS, kvm_create_device,
     kvm_device_type_KVM_DEV_TYPE_VFIO, kvm_enable_cap, kvm_userspace_memory_region,
 };
@@ -26,6 +26,9 @@ pub enum VmError {
     /// KVM cannot be opened.
     #[error("cannot open /dev/kvm; run as root or join the group that owns it")]
     Open(#[source] io::Error),
+    /// Something else is at its place.
+    #[error("/dev/kvm is not the kernel's KVM (API version {0}, not {KVM_API_VERSION})")]
+    NotKvm(i32),
     /// KVM lacks something.
     #[error("this host's KVM has no {0}; a newer kernel does")]
     Missing(&'static str),
@@ -85,6 +88,10 @@ impl Vm {
             libc::ENOENT | libc::ENODEV | libc::ENXIO => VmError::NoKvm,
             _ => VmError::Open(error.into()),
         })?;
+        let version = kvm.get_api_version();
+        if u32::try_from(version) != Ok(KVM_API_VERSION) {
+            return Err(VmError::NotKvm(version));
+        }
         for (cap, name) in NEEDED {
             if !kvm.check_extension(cap) {
                 return Err(VmError::Missing(name));
