@@ -1,0 +1,56 @@
+//! Guests that mean harm: whatever they do, Sluice goes on, and ends when they power off.
+
+use std::path::Path;
+
+use crate::disk::Image;
+use crate::guest::{Ended, Guest, in_company};
+use crate::net;
+
+const SEEDS: [u64; 3] = [1, 20_251_120, 0xdead_beef];
+
+fn poke(what: &str, rounds: u32) {
+    let _turn = in_company();
+    net::with_tap(|tap| {
+        for seed in SEEDS {
+            let image = Image::new(&format!("{what}-{seed}.img"), 256);
+            let cmdline = format!("what={what} seed={seed} rounds={rounds}");
+            let flags = ["--disk", &image.flag(), "--net", &tap.flag(), "--no-reboot"];
+            let Some(guest) = Guest::start("hostile", &cmdline, &flags) else {
+                return;
+            };
+            survived(&cmdline, guest.wait());
+            assert!(Path::new(&image.path()).exists());
+        }
+    });
+}
+
+/// The guest reached its end, or reset itself on the way there.
+fn survived(what: &str, ended: Ended) {
+    let Ended {
+        status,
+        output,
+        errors,
+        ..
+    } = ended;
+    assert!(status.success(), "{what}: {status}\n{output}\n{errors}");
+    assert!(
+        output.contains("PASS survived"),
+        "{what}:\n{output}\n{errors}"
+    );
+    assert!(!errors.contains("panicked"), "{what}:\n{errors}");
+}
+
+#[test]
+fn random_ports() {
+    poke("ports", 4000);
+}
+
+#[test]
+fn random_memory() {
+    poke("memory", 4000);
+}
+
+#[test]
+fn random_config() {
+    poke("config", 4000);
+}
