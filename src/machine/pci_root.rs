@@ -376,3 +376,6 @@ impl Region for EcamWindow {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

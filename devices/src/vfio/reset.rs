@@ -3,6 +3,7 @@
 //! when it is closed, and so also when this process dies.
 
 use super::backend::VfioBackend;
+use crate::guest_error;
 
 /// On whose account the device is reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +30,7 @@ pub(super) fn reset(backend: &dyn VfioBackend, name: &str, occasion: Occasion) -
     match backend.reset() {
         Ok(()) => true,
         Err(error) => {
-            tracing::warn!(device = name, ?occasion, %error, "the device was not reset");
+            guest_error!(device = name, ?occasion, %error, "the device was not reset");
             false
         }
     }

@@ -189,6 +189,7 @@ mod tests {
     }
 
     impl HostMapper for Recorder {
+        // SAFETY: nothing is done with the memory.
         unsafe fn map(&self, iova: u64, _: *mut u8, len: u64, _: bool) -> Result<(), MapError> {
             let mut live = self.live.lock().unwrap();
             match self.fail_at {

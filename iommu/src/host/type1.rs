@@ -103,6 +103,7 @@ impl Type1 {
 }
 
 impl HostMapper for Type1 {
+    // SAFETY: the contract is the trait's: the memory stays where it is while it is mapped.
     unsafe fn map(
         &self,
         iova: u64,
