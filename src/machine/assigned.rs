@@ -36,15 +36,23 @@ impl Drop for Assigned {
 }
 
 impl Assigned {
-    /// Takes the devices, if there are any, and pins `ram` for them.
-    pub fn open(
+    /// Takes the devices, if there are any, pins the guest's RAM for them, and puts each
+    /// behind its root port.
+    pub fn attach(
         wanted: &[config::Assign],
         vm: &Vm,
         fabric: &Fabric,
+        topology: &mut Topology<dyn PciDevice>,
     ) -> Result<Option<Self>, Error> {
         if wanted.is_empty() {
             return Ok(None);
         }
+        let assigned = Self::open(wanted, vm, fabric)?;
+        assigned.plug(wanted, topology)?;
+        Ok(Some(assigned))
+    }
+
+    fn open(wanted: &[config::Assign], vm: &Vm, fabric: &Fabric) -> Result<Self, Error> {
         let host = Host::this_machine();
         let ready = wanted
             .iter()
@@ -79,14 +87,13 @@ impl Assigned {
                 AssignedDevice::new(&name, Arc::new(kernel), fabric.routes.clone()).map(Arc::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Some(Self {
+        Ok(Self {
             _pinned: pinned,
             devices,
-        }))
+        })
     }
 
-    /// Puts each device behind its root port.
-    pub fn attach(
+    fn plug(
         &self,
         wanted: &[config::Assign],
         topology: &mut Topology<dyn PciDevice>,

@@ -1,9 +1,13 @@
-//! Putting a machine together, from the inside out: VM, RAM and vCPUs; interrupts; chipset;
-//! the PCI bus and what is on it; the tables that describe it all.
+//! Putting a machine together, from the inside out: VM, RAM and vCPUs; interrupts and
+//! chipset; the PCI bus and what is on it; the tables that describe it all.
+//!
+//! If a stage fails, those before it are dropped in the reverse order: devices before what
+//! they reach.
 
 use std::sync::Arc;
 
-use devices::bus::FastPathWatcher;
+use devices::bus::{FastPathWatcher, PciDevice};
+use devices::dma::GuestRam;
 use devices::irq::MsiSink;
 use devices::platform::intx::pirq;
 use devices::time::Alarmed;
@@ -26,8 +30,8 @@ use super::vm::Vm;
 use super::{Error, Machine};
 use crate::interrupt::{Controllers, KvmMsi, KvmRoutes, Routing, Surroundings};
 use crate::memory::layout::ECAM_BASE;
-use crate::memory::{BarDemand, layout, ram};
-use crate::vcpu::{Gate, Shared, Spaces};
+use crate::memory::{BarDemand, Layout, layout, ram};
+use crate::vcpu::{Gate, PowerOn, Shared, Spaces, Vcpu};
 use crate::{acpi, boot, config};
 
 /// Ports that BARs may have: above what chipset devices use.
@@ -42,10 +46,80 @@ impl Machine {
         let drives = Images::open(&config.disks, &config.cdroms)?;
         let wires = Wires::open(&config.nets)?;
 
+        let core = Core::new(config)?;
+        let board = Board::new(config, &core)?;
+        let fabric = board.fabric(&core);
+        let host_bridge = Arc::new(HostBridge::new(Some(ECAM_BASE)));
+        let mut topology = board.topology(&host_bridge)?;
+        let drives = Drives::attach(drives, &fabric, &mut topology)?;
+        let fast_paths = Arc::new(FastPathChanges::new().map_err(Error::Event)?);
+        let watcher: Arc<dyn FastPathWatcher> = fast_paths.clone();
+        let nics = Nics::attach(wires, &fabric, &watcher, &mut topology)?;
+        let assigned = Assigned::attach(&config.assigns, &core.vm, &fabric, &mut topology)?;
+
+        topology.check()?;
+        let root = PciRoot::new(topology, host_bridge, core.installer.clone());
+        let layout = core.final_layout(&root)?;
+        let chipset = board.chipset;
+        root.open(
+            windows(&layout),
+            chipset.follower(),
+            chipset.reset_control(),
+        )?;
+        let reporter = Reporter {
+            file: std::env::var_os("SLUICE_STATS").map(Into::into),
+            buses: [core.spaces.io.clone(), core.spaces.mmio.clone()],
+        };
+        let shared = Arc::new(Shared {
+            spaces: core.spaces,
+            interrupts: board.controllers,
+            verdicts: board.requests.clone(),
+            gate: board.gate.clone(),
+        });
+        Ok(Self {
+            shared,
+            gate: board.gate,
+            requests: board.requests,
+            alarms: board.alarms,
+            fast_paths,
+            root,
+            _nics: nics,
+            _drives: drives,
+            _assigned: assigned,
+            chipset,
+            console: board.console,
+            reporter,
+            vcpus: core.vcpus,
+            images,
+            cmdline: config.cmdline.clone(),
+            tables: tables(config.cpus, &layout),
+            layout,
+            no_reboot: config.no_reboot,
+            _vm: core.vm,
+            ram: core.ram,
+        })
+    }
+}
+
+/// What KVM gives: the VM with its RAM and vCPUs, and address spaces with nothing in them.
+struct Core {
+    vcpus: Vec<(Arc<Vcpu>, PowerOn)>,
+    spaces: Arc<Spaces>,
+    installer: Installer,
+    memory: u64,
+    phys_bits: u8,
+    /// The address map but for the window of 64-bit BARs.
+    layout: Layout,
+    vm: Vm,
+    ram: Arc<GuestRam>,
+}
+
+impl Core {
+    fn new(config: &config::Machine) -> Result<Self, Error> {
         let vm = Vm::create()?;
-        let (size, phys_bits) = (config.memory.size, vm.phys_bits()?);
-        let plan = layout(size, phys_bits, &BarDemand::default())?;
-        let ram = Arc::new(ram::allocate(&plan, config.memory.huge_pages)?);
+        let (memory, phys_bits) = (config.memory.size, vm.phys_bits()?);
+        let layout = layout(memory, phys_bits, &BarDemand::default())?;
+        let ram = Arc::new(ram::allocate(&layout, config.memory.huge_pages)?);
         vm.add_ram(&ram)?;
         let vcpus = vm.create_vcpus(config.cpus)?;
         let spaces = Arc::new(Spaces {
@@ -59,13 +133,48 @@ impl Machine {
             mmio: spaces.mmio.clone(),
             slots: vm.slots.clone(),
         };
+        Ok(Self {
+            vcpus,
+            spaces,
+            installer,
+            memory,
+            phys_bits,
+            layout,
+            vm,
+            ram,
+        })
+    }
+
+    /// The address map with a window for the BARs that there are.
+    fn final_layout(&self, root: &PciRoot) -> Result<Layout, Error> {
+        let (total, largest) = root.demand64();
+        let demand = BarDemand { total, largest };
+        Ok(layout(self.memory, self.phys_bits, &demand)?)
+    }
+}
+
+/// What every machine has on its board: interrupts, alarms, the chipset and the console.
+struct Board {
+    gate: Arc<Gate>,
+    requests: Arc<Requests>,
+    alarms: Arc<Alarms>,
+    remapper: Arc<dyn Remapper>,
+    msi: Arc<dyn MsiSink>,
+    routing: Arc<Routing>,
+    controllers: Arc<Controllers>,
+    chipset: Arc<Chipset>,
+    console: Console,
+}
+
+impl Board {
+    fn new(config: &config::Machine, core: &Core) -> Result<Self, Error> {
         let gate = Arc::new(Gate::default());
         let requests = Arc::new(Requests::new(gate.clone()).map_err(Error::Event)?);
         let alarms = Alarms::new().map_err(Error::EventLoop)?;
 
         let remapper: Arc<dyn Remapper> = Arc::new(Identity);
-        let msi: Arc<dyn MsiSink> = Arc::new(KvmMsi(vm.fd.clone()));
-        let routing = Arc::new(Routing::new(vm.fd.clone(), remapper.clone()));
+        let msi: Arc<dyn MsiSink> = Arc::new(KvmMsi(core.vm.fd.clone()));
+        let routing = Arc::new(Routing::new(core.vm.fd.clone(), remapper.clone()));
         let ioapic_alarm = alarms.create();
         let controllers = Arc::new(Controllers::new(Surroundings {
             routing: routing.clone(),
@@ -73,7 +182,7 @@ impl Machine {
             remapper: remapper.clone(),
             clock: Arc::new(GuestClock),
             alarm: ioapic_alarm.clone(),
-            boot_processor: vcpus[0].0.kicker.clone(),
+            boot_processor: core.vcpus[0].0.kicker.clone(),
         }));
         let ioapic: Arc<dyn Alarmed> = controllers.ioapic.clone();
         ioapic_alarm.attach(Arc::downgrade(&ioapic));
@@ -83,98 +192,66 @@ impl Machine {
             controllers: controllers.clone(),
             requests: requests.clone(),
             alarms: &alarms,
-            layout: &plan,
+            layout: &core.layout,
             cpus: config.cpus,
             writer: console.writer(),
-            installer: installer.clone(),
+            installer: core.installer.clone(),
         })?;
         console
             .start(&chipset.serial, &requests)
             .map_err(Error::Thread)?;
-
-        let fabric = Fabric {
-            ram: ram.clone(),
-            remapper,
-            msi,
-            routes: Arc::new(KvmRoutes(routing)),
-            wires: chipset.wires.clone(),
-            deferred: spaces.clone(),
-            installer: installer.clone(),
-        };
-        let host_bridge = Arc::new(HostBridge::new(Some(ECAM_BASE)));
-        let mut topology = Topology::new();
-        topology.attach(
-            BusAt::Root,
-            0,
-            0,
-            "the host bridge",
-            host_bridge.clone() as _,
-        )?;
-        topology.attach(
-            BusAt::Root,
-            LPC.device(),
-            0,
-            "the LPC bridge",
-            chipset.lpc.clone() as _,
-        )?;
-        let drives = Drives::attach(drives, &fabric, &mut topology)?;
-        let fast_paths = Arc::new(FastPathChanges::new().map_err(Error::Event)?);
-        let watcher: Arc<dyn FastPathWatcher> = fast_paths.clone();
-        let nics = Nics::attach(wires, &fabric, &watcher, &mut topology)?;
-        let assigned = Assigned::open(&config.assigns, &vm, &fabric)?;
-        if let Some(assigned) = &assigned {
-            assigned.attach(&config.assigns, &mut topology)?;
-        }
-
-        topology.check()?;
-        let root = PciRoot::new(topology, host_bridge, installer);
-        let (total, largest) = root.demand64();
-        let plan = layout(size, phys_bits, &BarDemand { total, largest })?;
-        let windows = Windows {
-            io: IO_WINDOW,
-            memory32: plan.pci32.first..=plan.pci32.last,
-            memory64: plan.pci64.first..=plan.pci64.last,
-        };
-        root.open(windows, chipset.follower(), chipset.reset_control())?;
-        let apic_ids: Vec<u32> = (0..config.cpus).collect();
-        let tables = acpi::build(&acpi::Platform {
-            apic_ids: &apic_ids,
-            ioapic_id: IOAPIC_ID,
-            layout: &plan,
-            pirq: |device, pin| pirq(device, InterruptPin::from_index(pin)),
-            native: acpi::Native::default(),
-        });
-        let reporter = Reporter {
-            file: std::env::var_os("SLUICE_STATS").map(Into::into),
-            buses: [spaces.io.clone(), spaces.mmio.clone()],
-        };
-        let shared = Arc::new(Shared {
-            spaces,
-            interrupts: controllers,
-            verdicts: requests.clone(),
-            gate: gate.clone(),
-        });
         Ok(Self {
-            shared,
             gate,
             requests,
             alarms,
-            fast_paths,
-            root,
-            _nics: nics,
-            _drives: drives,
-            _assigned: assigned,
+            remapper,
+            msi,
+            routing,
+            controllers,
             chipset,
             console,
-            reporter,
-            vcpus,
-            images,
-            cmdline: config.cmdline.clone(),
-            tables,
-            layout: plan,
-            no_reboot: config.no_reboot,
-            _vm: vm,
-            ram,
         })
     }
+
+    fn fabric(&self, core: &Core) -> Fabric {
+        Fabric {
+            ram: core.ram.clone(),
+            remapper: self.remapper.clone(),
+            msi: self.msi.clone(),
+            routes: Arc::new(KvmRoutes(self.routing.clone())),
+            wires: self.chipset.wires.clone(),
+            deferred: core.spaces.clone(),
+            installer: core.installer.clone(),
+        }
+    }
+
+    /// The root bus with the chipset's own functions.
+    fn topology(&self, host_bridge: &Arc<HostBridge>) -> Result<Topology<dyn PciDevice>, Error> {
+        let mut topology: Topology<dyn PciDevice> = Topology::new();
+        let host_bridge = host_bridge.clone() as _;
+        topology.attach(BusAt::Root, 0, 0, "the host bridge", host_bridge)?;
+        let lpc = self.chipset.lpc.clone() as _;
+        topology.attach(BusAt::Root, LPC.device(), 0, "the LPC bridge", lpc)?;
+        Ok(topology)
+    }
+}
+
+/// Where BARs may be.
+fn windows(layout: &Layout) -> Windows {
+    Windows {
+        io: IO_WINDOW,
+        memory32: layout.pci32.first..=layout.pci32.last,
+        memory64: layout.pci64.first..=layout.pci64.last,
+    }
+}
+
+fn tables(cpus: u32, layout: &Layout) -> acpi::Tables {
+    let apic_ids: Vec<u32> = (0..cpus).collect();
+    acpi::build(&acpi::Platform {
+        apic_ids: &apic_ids,
+        ioapic_id: IOAPIC_ID,
+        layout,
+        pirq: |device, pin| pirq(device, InterruptPin::from_index(pin)),
+        native: acpi::Native::default(),
+    })
 }
