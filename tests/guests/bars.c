@@ -96,13 +96,17 @@ static void hostile_places(void)
     };
     u64 back = config_read32(nic, bar0);
     u32 ral = read32(back + RAL);
+    /* Inside the third place. */
+    volatile u64 *ram = (volatile u64 *)0x03fe1000;
     for (u32 i = 0; i < COUNT(places); i++) {
+        *ram = i;
         config_write32(nic, bar0, places[i]);
         if (places[i] >= 0x80000000 && places[i] != 0xfee00000)
             read32((u64)places[i] + STATUS);
         /* RAM is RAM, and the chipset's registers are its own. */
-        volatile u32 *mine = &ral;
-        CHECK_EQ(*mine, ral);
+        CHECK_EQ(*ram, i);
+        *ram = ~(u64)i;
+        CHECK_EQ(*ram, ~(u64)i);
         CHECK_EQ(config_read32(0, 0), 0x29c08086);
         CHECK_EQ(ioapic_read(1) >> 16 & 0xff, 23);
         CHECK_EQ(lapic_id(), 0);
