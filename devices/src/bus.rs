@@ -16,6 +16,22 @@ pub trait Region: Send + Sync {
 
     /// Takes what the guest writes at `offset`.
     fn write(&self, offset: u64, data: &[u8]);
+
+    /// Reads one register over and over, as a string instruction does: `data` is a whole
+    /// number of items of `width` bytes. Worth doing in one go where bytes stream through a
+    /// register.
+    fn read_string(&self, offset: u64, width: usize, data: &mut [u8]) {
+        for item in data.chunks_mut(width.max(1)) {
+            self.read(offset, item);
+        }
+    }
+
+    /// Writes one register over and over, as [`Self::read_string`] reads.
+    fn write_string(&self, offset: u64, width: usize, data: &[u8]) {
+        for item in data.chunks(width.max(1)) {
+            self.write(offset, item);
+        }
+    }
 }
 
 /// A way for a part of a region to be reached without an exit to this process.

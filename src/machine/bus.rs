@@ -134,6 +134,39 @@ impl Bus {
         }
     }
 
+    /// Reads items of `width` bytes from one address, over and over. What one region answers
+    /// it is given in one call; `data` is one item, most of the time.
+    pub fn read_string(&self, address: u64, width: usize, data: &mut [u8]) {
+        let ranges = self.ranges.load();
+        match whole(&ranges, address, width) {
+            Some(range) if data.len() > width => {
+                range.usage.reads.fetch_add(1, Ordering::Relaxed);
+                range.region.read_string(address - range.base, width, data);
+            }
+            _ => {
+                for item in data.chunks_mut(width.max(1)) {
+                    self.read(address, item);
+                }
+            }
+        }
+    }
+
+    /// Writes items of `width` bytes to one address, over and over.
+    pub fn write_string(&self, address: u64, width: usize, data: &[u8]) {
+        let ranges = self.ranges.load();
+        match whole(&ranges, address, width) {
+            Some(range) if data.len() > width => {
+                range.usage.writes.fetch_add(1, Ordering::Relaxed);
+                range.region.write_string(address - range.base, width, data);
+            }
+            _ => {
+                for item in data.chunks(width.max(1)) {
+                    self.write(address, item);
+                }
+            }
+        }
+    }
+
     /// Every region that ever was on the bus, with its counts.
     pub fn usages(&self) -> Vec<Arc<Usage>> {
         self.edit
@@ -209,6 +242,28 @@ mod tests {
         bus.write(0x101, &[1, 2, 3, 4]);
         assert_eq!(*a.1.lock().unwrap(), [(1, vec![1])]);
         assert_eq!(*b.1.lock().unwrap(), [(0, vec![3]), (1, vec![4])]);
+    }
+
+    #[test]
+    fn a_string_is_one_call_to_its_region_and_split_over_two() {
+        let bus = Bus::default();
+        let (a, b) = (tagged(0x40), tagged(0x80));
+        bus.insert(0x100, 2, "a", a.clone()).unwrap();
+        bus.insert(0x102, 2, "b", b.clone()).unwrap();
+        let mut data = [0; 6];
+        bus.read_string(0x100, 2, &mut data);
+        assert_eq!(data, [0x40, 0x41, 0x40, 0x41, 0x40, 0x41]);
+        assert_eq!(bus.usages()[0].reads.load(Ordering::Relaxed), 1);
+        bus.write_string(0x100, 1, &[1, 2, 3]);
+        assert_eq!(
+            *a.1.lock().unwrap(),
+            [(0, vec![1]), (0, vec![2]), (0, vec![3])]
+        );
+        assert_eq!(bus.usages()[0].writes.load(Ordering::Relaxed), 1);
+        bus.read_string(0x101, 2, &mut data);
+        assert_eq!(data, [0x41, 0x80, 0x41, 0x80, 0x41, 0x80]);
+        bus.write_string(0x103, 2, &[5, 6]);
+        assert_eq!(*b.1.lock().unwrap(), [(1, vec![5])]);
     }
 
     #[test]

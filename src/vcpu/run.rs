@@ -200,16 +200,14 @@ impl Vcpu {
         let kind = match fd.run() {
             Ok(VcpuExit::IoIn(port, data)) => {
                 spaces.flush();
-                for item in data.chunks_mut(self.port_access_size()) {
-                    spaces.io.read(u64::from(port), item);
-                }
+                let width = self.port_access_size();
+                spaces.io.read_string(u64::from(port), width, data);
                 ExitKind::IoIn
             }
             Ok(VcpuExit::IoOut(port, data)) => {
                 spaces.flush();
-                for item in data.chunks(self.port_access_size()) {
-                    spaces.io.write(u64::from(port), item);
-                }
+                let width = self.port_access_size();
+                spaces.io.write_string(u64::from(port), width, data);
                 ExitKind::IoOut
             }
             Ok(VcpuExit::MmioRead(address, data)) => {

@@ -177,9 +177,7 @@ impl IdeController {
         }
     }
 
-    /// The command and control ports of both channels. A region's data port (offset 0 of a
-    /// command block) takes and gives any even number of bytes as one stream, so a string
-    /// instruction may be handed over whole.
+    /// The command and control ports of both channels.
     pub fn legacy_ports(&self) -> [LegacyPorts; 4] {
         let [first, second] = &self.channels;
         let command = |name, base, channel: &Arc<Channel>| LegacyPorts {

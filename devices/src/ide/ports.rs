@@ -305,6 +305,26 @@ impl Region for CommandBlock {
             }
         }
     }
+
+    /// Words of the data port are one stream, taken under one lock.
+    fn read_string(&self, offset: u64, width: usize, data: &mut [u8]) {
+        for items in data.chunks_mut(at_once(offset, width, data.len())) {
+            self.read(offset, items);
+        }
+    }
+
+    fn write_string(&self, offset: u64, width: usize, data: &[u8]) {
+        for items in data.chunks(at_once(offset, width, data.len())) {
+            self.write(offset, items);
+        }
+    }
+}
+
+/// How many bytes of a string of `len` go at once. A byte of the data port stands for a
+/// word, so single bytes do not stream.
+fn at_once(offset: u64, width: usize, len: usize) -> usize {
+    let stream = offset == command_block::DATA && width.is_multiple_of(2);
+    if stream { len } else { width }.max(1)
 }
 
 /// The control block: the one port with Alternate Status and Device Control.

@@ -180,6 +180,43 @@ fn pio_reads_and_writes_by_sector_and_by_block() {
 }
 
 #[test]
+fn a_string_instruction_moves_a_block_in_one_exit() {
+    let bytes = pattern(8);
+    let (rig, file) = rig(&bytes);
+    let port = Port::new(&rig, 0);
+    let execute = |command, lba| {
+        port.load(&Tf::rw(command, lba, 1));
+        port.execute(command);
+    };
+    for width in [2, 4] {
+        execute(0x20, 3);
+        port.line().wait();
+        assert_eq!(port.status() & (BSY | DRQ), DRQ);
+        let mut block = [0; SECTOR];
+        rig.read_string(port.command_block(), width, &mut block);
+        assert_eq!(block, bytes[3 * SECTOR..][..SECTOR]);
+        assert_eq!(port.wait_idle(), 0x50);
+    }
+    // A byte read is the low byte of a word.
+    execute(0x20, 3);
+    port.line().wait();
+    port.status();
+    let mut low = [0; SECTOR / 2];
+    rig.read_string(port.command_block(), 1, &mut low);
+    let want = words(&bytes[3 * SECTOR..][..SECTOR]);
+    assert!(low.iter().zip(want).all(|(low, word)| *low == word as u8));
+    assert_eq!(port.wait_idle(), 0x50);
+
+    execute(0x30, 6);
+    assert_eq!(port.status() & (BSY | DRQ), DRQ);
+    rig.write_string(port.command_block(), 2, &bytes[..SECTOR]);
+    port.line().wait();
+    assert_eq!(port.status(), 0x50);
+    let written = std::fs::read(file.path()).unwrap();
+    assert_eq!(written[6 * SECTOR..][..SECTOR], bytes[..SECTOR]);
+}
+
+#[test]
 fn chs_and_lba_name_the_same_sectors() {
     let bytes = pattern(2100);
     let (rig, _file) = rig(&bytes);

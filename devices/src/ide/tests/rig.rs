@@ -220,6 +220,20 @@ impl Rig {
         place.region.read(offset, data);
     }
 
+    /// A string instruction's read.
+    pub fn read_string(&self, port: u16, width: usize, data: &mut [u8]) {
+        self.exit();
+        let (place, offset) = self.place(port);
+        place.region.read_string(offset, width, data);
+    }
+
+    /// A string instruction's write, to a register without a fast path.
+    pub fn write_string(&self, port: u16, width: usize, data: &[u8]) {
+        self.exit();
+        let (place, offset) = self.place(port);
+        place.region.write_string(offset, width, data);
+    }
+
     /// A write as KVM treats it: rung, queued, or an exit.
     pub fn write(&self, port: u16, data: &[u8]) {
         let (place, at) = self.place(port);
