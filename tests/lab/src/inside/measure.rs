@@ -15,7 +15,8 @@ const PORT: u16 = 5002;
 /// What one TCP segment carries on an Ethernet of 1500 bytes.
 const SEGMENT: u64 = 1448;
 /// How long a guest is left alone to see what it costs.
-const IDLE: Duration = Duration::from_secs(5);
+const IDLE: Duration = Duration::from_secs(4);
+const IDLE_SPELLS: u32 = 3;
 
 /// Something done a number of times, and what it took.
 pub struct Cost {
@@ -145,16 +146,22 @@ pub fn megabytes_a_second(cost: &Cost) -> f64 {
 }
 
 /// What a guest costs that does nothing: exits a second, and milliseconds of processor a second.
+///
+/// The cheapest of a few spells counts: on an emulated processor whatever else runs can only add.
 pub fn idle(guest: &Guest) -> Result<(f64, f64)> {
-    // What was asked of it last has settled.
-    std::thread::sleep(Duration::from_secs(1));
-    let before = processor_seconds(guest.pid())?;
-    let cost = costing(|| {
-        std::thread::sleep(IDLE);
-        Ok((IDLE.as_secs(), None))
-    })?;
-    let used = processor_seconds(guest.pid())? - before;
-    Ok((cost.exits_each(), used * 1000.0 / cost.seconds))
+    let mut cheapest = (f64::INFINITY, f64::INFINITY);
+    for _ in 0..IDLE_SPELLS {
+        std::thread::sleep(Duration::from_secs(1));
+        let before = processor_seconds(guest.pid())?;
+        let cost = costing(|| {
+            std::thread::sleep(IDLE);
+            Ok((IDLE.as_secs(), None))
+        })?;
+        let used = processor_seconds(guest.pid())? - before;
+        let (exits, processor) = (cost.exits_each(), used * 1000.0 / cost.seconds);
+        cheapest = (exits.min(cheapest.0), processor.min(cheapest.1));
+    }
+    Ok(cheapest)
 }
 
 /// MiB of a monitor that are resident and are not the guest's memory.
