@@ -157,3 +157,17 @@ fn failures_come_in_one_line() {
     let error = Passt::start(&config).err().unwrap();
     assert_eq!(error.to_string(), "passt: External interface not usable");
 }
+
+#[test]
+fn padding_is_taken_off_short_ipv4_frames() {
+    let mut frame = vec![0; 60];
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    frame[16..18].copy_from_slice(&40u16.to_be_bytes());
+    assert_eq!(without_padding(&frame).len(), 54);
+    // What claims to be longer than it is, and what is not IPv4, stays whole.
+    frame[16..18].copy_from_slice(&1500u16.to_be_bytes());
+    assert_eq!(without_padding(&frame).len(), 60);
+    frame[12..14].copy_from_slice(&[0x08, 0x06]);
+    assert_eq!(without_padding(&frame).len(), 60);
+    assert_eq!(without_padding(&frame[..10]).len(), 10);
+}
