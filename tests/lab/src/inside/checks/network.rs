@@ -150,10 +150,7 @@ fn both_ways(
     let listening = format!("{address_in_host}:{PORT}");
 
     let offered = transfer::offer(&listening, bytes.clone())?;
-    // From a pipe nobody writes to: at the end of its input nc would close its half of the connection, which
-    // bookworm's passt answers with a reset.
-    guest.sh("[ -p /tmp/quiet ] || mkfifo /tmp/quiet")?;
-    let receive = format!("nc -w 20 {address_in_guest} {PORT} <>/tmp/quiet >/tmp/payload");
+    let receive = format!("nc -w 20 {address_in_guest} {PORT} >/tmp/payload");
     guest.sh_within(&receive, TRANSFER_PATIENCE)?;
     offered.finish()?;
     let (sent, arrived) = (sha256(payload)?, sha256_in_guest(guest, "/tmp/payload")?);
