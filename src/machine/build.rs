@@ -28,6 +28,7 @@ use super::stats::Reporter;
 use super::timers::{Alarms, GuestClock};
 use super::vm::Vm;
 use super::{Error, Machine};
+use crate::cli::Progress;
 use crate::interrupt::{Controllers, KvmMsi, KvmRoutes, Routing, Surroundings};
 use crate::memory::layout::ECAM_BASE;
 use crate::memory::{BarDemand, Layout, layout, ram};
@@ -120,6 +121,11 @@ impl Core {
         let (memory, phys_bits) = (config.memory.size, vm.phys_bits()?);
         let layout = layout(memory, phys_bits, &BarDemand::default())?;
         let ram = Arc::new(ram::allocate(&layout, config.memory.huge_pages)?);
+        if config.memory.huge_pages.pool().is_some() {
+            // They are this guest's alone already; cleared now, none is while it runs.
+            let mut bar = Progress::start("populating guest memory", memory);
+            ram::populate(&ram, |done| bar.at(done))?;
+        }
         vm.add_ram(&ram)?;
         let vcpus = vm.create_vcpus(config.cpus)?;
         let spaces = Arc::new(Spaces {
