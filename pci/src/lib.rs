@@ -72,6 +72,8 @@ mod bdf;
 mod bridge;
 mod capability;
 mod enumerate;
+#[cfg(test)]
+mod fakes;
 mod function;
 mod host_bridge;
 mod lock;

@@ -1,49 +1,18 @@
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::{
-    BarIndex, BarKind, BusAt, Changes, ClassCode, ConfigSpace, Function, Ids, RootPort,
-    RootPortConfig, Topology, Window,
-};
+use crate::fakes::{Endpoint, ids};
+use crate::{BarIndex, BarKind, BusAt, ConfigSpace, Function, RootPort, RootPortConfig, Topology};
 
 /// An endpoint with BARs and nothing else.
-struct Endpoint(Mutex<ConfigSpace>);
-
-impl Function for Endpoint {
-    fn read_config(&self, register: Register) -> u32 {
-        self.0.lock().unwrap().read(register)
-    }
-    fn write_config(&self, write: ConfigWrite) -> Changes {
-        self.0.lock().unwrap().write(write)
-    }
-    fn windows(&self) -> Vec<Window> {
-        self.0.lock().unwrap().windows()
-    }
-    fn reset(&self) {
-        self.0.lock().unwrap().reset();
-    }
-}
-
 fn endpoint(bars: &[(u8, BarKind, u64)]) -> Arc<dyn Function> {
-    let class = ClassCode {
-        base: 2,
-        sub: 0,
-        interface: 0,
-    };
-    let mut space = ConfigSpace::endpoint(Ids {
-        vendor: 0x8086,
-        device: 0x1234,
-        revision: 0,
-        class,
-        subsystem_vendor: 0,
-        subsystem: 0,
-    });
+    let mut space = ConfigSpace::endpoint(ids(0x1234));
     for &(index, kind, size) in bars {
         space.set_bar(BarIndex(index), kind, size).unwrap();
     }
-    Arc::new(Endpoint(Mutex::new(space)))
+    Endpoint::shared(space)
 }
 
 fn windows() -> Windows {

@@ -1,58 +1,27 @@
-use std::sync::Mutex;
-
 use proptest::prelude::*;
 
 use super::*;
+use crate::fakes::{Endpoint, ids};
 use crate::{
-    BarIndex, BarKind, Capability, ClassCode, ConfigSpace, Express, Hierarchy, HostBridge, Ids,
-    PowerManagement, RootPort, RootPortConfig, Space, Window, Windows,
+    BarIndex, BarKind, Capability, ConfigSpace, Express, Hierarchy, HostBridge, PowerManagement,
+    RootPort, RootPortConfig, Space, Window, Windows,
 };
 
 /// An endpoint with a memory and an I/O BAR, known by its device ID.
-struct Mock(Mutex<ConfigSpace>);
-
-impl Mock {
-    fn shared(device: u16) -> Arc<dyn Function> {
-        let mut space = ConfigSpace::endpoint(Ids {
-            vendor: 0x1234,
-            device,
-            revision: 0,
-            class: ClassCode {
-                base: 0xff,
-                sub: 0,
-                interface: 0,
-            },
-            subsystem_vendor: 0,
-            subsystem: 0,
-        });
-        let wide = BarKind::Memory64 { prefetchable: true };
-        space.set_bar(BarIndex(0), wide, 0x20_0000).unwrap();
-        space.set_bar(BarIndex(2), BarKind::Io, 0x100).unwrap();
-        let power = PowerManagement {
-            no_soft_reset: device & 1 != 0,
-        };
-        let express = Express::endpoint().function_level_reset();
-        space
-            .add_capability(Capability::PowerManagement(power))
-            .unwrap();
-        space.add_capability(Capability::Express(express)).unwrap();
-        Arc::new(Self(Mutex::new(space)))
-    }
-}
-
-impl Function for Mock {
-    fn read_config(&self, register: Register) -> u32 {
-        self.0.lock().unwrap().read(register)
-    }
-    fn write_config(&self, write: ConfigWrite) -> Changes {
-        self.0.lock().unwrap().write(write)
-    }
-    fn windows(&self) -> Vec<Window> {
-        self.0.lock().unwrap().windows()
-    }
-    fn reset(&self) {
-        self.0.lock().unwrap().reset();
-    }
+fn mock(device: u16) -> Arc<dyn Function> {
+    let mut space = ConfigSpace::endpoint(ids(device));
+    let wide = BarKind::Memory64 { prefetchable: true };
+    space.set_bar(BarIndex(0), wide, 0x20_0000).unwrap();
+    space.set_bar(BarIndex(2), BarKind::Io, 0x100).unwrap();
+    let power = PowerManagement {
+        no_soft_reset: device & 1 != 0,
+    };
+    let express = Express::endpoint().function_level_reset();
+    space
+        .add_capability(Capability::PowerManagement(power))
+        .unwrap();
+    space.add_capability(Capability::Express(express)).unwrap();
+    Endpoint::shared(space)
 }
 
 fn root_port(slot: u16) -> Arc<dyn Function> {
@@ -79,14 +48,14 @@ impl Machine {
         };
         let root = BusAt::Root;
         attach(root, 0, 0, "host", Arc::new(HostBridge::new(None)));
-        attach(root, 2, 0, "two", Mock::shared(0x20));
-        attach(root, 2, 1, "two-one", Mock::shared(0x21));
+        attach(root, 2, 0, "two", mock(0x20));
+        attach(root, 2, 1, "two-one", mock(0x21));
         let port = attach(root, 3, 0, "port3", root_port(3));
-        let near = attach(BusAt::Behind(port), 0, 0, "near", Mock::shared(0x30));
-        let ari = attach(BusAt::Behind(port), 8, 2, "ari", Mock::shared(0x31));
+        let near = attach(BusAt::Behind(port), 0, 0, "near", mock(0x30));
+        let ari = attach(BusAt::Behind(port), 8, 2, "ari", mock(0x31));
         let outer = attach(root, 4, 0, "port4", root_port(4));
         let inner = attach(BusAt::Behind(outer), 0, 0, "inner", root_port(5));
-        let far = attach(BusAt::Behind(inner), 0, 0, "far", Mock::shared(0x41));
+        let far = attach(BusAt::Behind(inner), 0, 0, "far", mock(0x41));
         Self {
             topology,
             near,
@@ -329,35 +298,31 @@ fn a_secondary_reset_resets_all_behind_and_nothing_answers_meanwhile() {
 #[test]
 fn two_in_one_slot_are_named() {
     let mut machine = Machine::new();
-    let taken = machine
-        .topology
-        .attach(BusAt::Root, 2, 0, "e1000", Mock::shared(1));
+    let taken = machine.topology.attach(BusAt::Root, 2, 0, "e1000", mock(1));
     let text = taken.unwrap_err().to_string();
     assert_eq!(text, "e1000 and two are both at 00:02.0");
     let behind = BusAt::Behind(machine.port);
-    let taken = machine.topology.attach(behind, 0, 0, "vf", Mock::shared(1));
+    let taken = machine.topology.attach(behind, 0, 0, "vf", mock(1));
     let text = taken.unwrap_err().to_string();
     assert_eq!(text, "vf and near are both at 00.0 behind port3");
     let behind = BusAt::Behind(machine.near);
-    let wrong = machine.topology.attach(behind, 0, 0, "vf", Mock::shared(1));
+    let wrong = machine.topology.attach(behind, 0, 0, "vf", mock(1));
     let text = wrong.unwrap_err().to_string();
     assert_eq!(text, "vf cannot be behind near, which is not a bridge");
-    let wrong = machine
-        .topology
-        .attach(BusAt::Root, 32, 0, "vf", Mock::shared(1));
+    let wrong = machine.topology.attach(BusAt::Root, 32, 0, "vf", mock(1));
     assert!(matches!(wrong, Err(TopologyError::NoSuchSlot { .. })));
 }
 
 #[test]
 fn a_function_without_function_zero_is_told() {
     let mut topology: Topology<dyn Function> = Topology::new();
-    let lone = topology.attach(BusAt::Root, 5, 1, "lone", Mock::shared(1));
+    let lone = topology.attach(BusAt::Root, 5, 1, "lone", mock(1));
     lone.unwrap();
     assert!(matches!(
         topology.check(),
         Err(TopologyError::NoFunctionZero { name, .. }) if name == "lone"
     ));
-    let zero = topology.attach(BusAt::Root, 5, 0, "zero", Mock::shared(1));
+    let zero = topology.attach(BusAt::Root, 5, 0, "zero", mock(1));
     zero.unwrap();
     topology.check().unwrap();
 }
