@@ -1,10 +1,11 @@
 //! A vCPU as it is before its first instruction, taken once and put back at every reset.
 
+use kvm_bindings::nested::KvmNestedStateBuffer;
 use kvm_bindings::{
     Msrs, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
     kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
-use kvm_ioctls::{Kvm, VcpuFd};
+use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
 /// Counts on across a reset of the processor, as on hardware.
 const MSR_IA32_TSC: u32 = 0x10;
@@ -22,6 +23,7 @@ const DELIVERY_NMI: u32 = 4 << 8;
 
 /// The state of one vCPU at power-on.
 pub struct PowerOn {
+    nested: Option<Nested>,
     regs: kvm_regs,
     sregs: kvm_sregs,
     fpu: kvm_fpu,
@@ -46,6 +48,7 @@ impl PowerOn {
             set_lvt(&mut lapic, APIC_LVT_LINT1, DELIVERY_NMI);
         }
         Ok(Self {
+            nested: Nested::capture(kvm, vcpu)?,
             regs: vcpu.get_regs()?,
             sregs: vcpu.get_sregs()?,
             fpu: vcpu.get_fpu()?,
@@ -60,6 +63,10 @@ impl PowerOn {
 
     /// Puts the state back.
     pub fn restore(&self, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+        // First: a vCPU in VMX operation takes no control registers without it.
+        if let Some(nested) = &self.nested {
+            nested.restore(vcpu)?;
+        }
         vcpu.set_mp_state(self.mp_state)?;
         vcpu.set_sregs(&self.sregs)?;
         vcpu.set_regs(&self.regs)?;
@@ -69,6 +76,39 @@ impl PowerOn {
         vcpu.set_lapic(&self.lapic)?;
         write_msrs(vcpu, &self.msrs)?;
         vcpu.set_vcpu_events(&self.events)
+    }
+}
+
+/// No virtualization within the guest: what KVM says of a vCPU that has not begun any, which
+/// is a header without the structures of a nested guest.
+struct Nested {
+    flags: u16,
+    format: u16,
+    header: kvm_bindings::kvm_nested_state__bindgen_ty_1,
+}
+
+impl Nested {
+    /// `None` where KVM keeps no such state.
+    fn capture(kvm: &Kvm, vcpu: &VcpuFd) -> Result<Option<Self>, kvm_ioctls::Error> {
+        if !kvm.check_extension(Cap::NestedState) {
+            return Ok(None);
+        }
+        let mut state = KvmNestedStateBuffer::empty();
+        vcpu.nested_state(&mut state)?;
+        Ok(Some(Self {
+            flags: state.flags,
+            format: state.format,
+            header: state.hdr,
+        }))
+    }
+
+    fn restore(&self, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+        let mut state = KvmNestedStateBuffer::empty();
+        state.flags = self.flags;
+        state.format = self.format;
+        state.size = size_of::<kvm_bindings::kvm_nested_state>() as u32;
+        state.hdr = self.header;
+        vcpu.set_nested_state(&state)
     }
 }
 
