@@ -32,6 +32,8 @@ pub use validate::{ConfigError, Problem};
 pub const MAX_CPUS: u32 = 255;
 /// Drives of the IDE controller: two channels of two.
 pub const MAX_DRIVES: usize = 4;
+/// Network cards: devices 2 to 15 of the root bus.
+pub const MAX_NETS: usize = 14;
 /// Root port (and slot) numbers go from 1 to this.
 pub const MAX_PORT: u8 = 32;
 /// The least memory a machine has.
@@ -55,7 +57,7 @@ pub struct Machine {
     pub disks: Vec<Disk>,
     /// CD-ROMs, in the order given.
     pub cdroms: Vec<Cdrom>,
-    /// Network cards, in the order given.
+    /// Network cards, in the order given, at most [`MAX_NETS`].
     pub nets: Vec<Net>,
     /// Assigned host devices, ordered by port; no two on one port.
     pub assigns: Vec<Assign>,

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use devices::net::Protocol;
 
 use super::{
-    Assign, AssignSpec, Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_PORT, MIN_MEMORY, Machine,
-    Memory, MemorySpec, Net, NetBackend, NetSpec, Origin, Settings, mac,
+    Assign, AssignSpec, Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_NETS, MAX_PORT, MIN_MEMORY,
+    Machine, Memory, MemorySpec, Net, NetBackend, NetSpec, Origin, Settings, mac,
 };
 use crate::memory::{HugePages, display_size};
 
@@ -73,6 +73,9 @@ pub enum Problem {
     /// More drives than the controller has.
     #[error("{0} disks and CD-ROMs are given; the IDE controller has {MAX_DRIVES} drives")]
     TooManyDrives(usize),
+    /// More network cards than there are slots for.
+    #[error("{0} network cards are given; a machine has slots for {MAX_NETS}")]
+    TooManyNets(usize),
     /// One image twice, and one of them may write.
     #[error("{} is the same disk as the one at {other}; add readonly to both, or give each a copy of its own", .path.display())]
     SameDisk {
@@ -309,6 +312,9 @@ impl<K: Eq + Hash> Once<K> {
 }
 
 fn nets(given: Vec<Given<NetSpec>>, host: &str) -> Result<Vec<Net>, ConfigError> {
+    if let Some(extra) = given.get(MAX_NETS) {
+        return Err(error(&extra.origin, Problem::TooManyNets(given.len())));
+    }
     let (mut taps, mut macs) = (Once::new(), Once::new());
     let mut ports = Once::<(Protocol, u16)>::new();
     let mut nets = Vec::new();

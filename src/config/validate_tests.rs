@@ -188,6 +188,10 @@ fn cards_do_not_collide() {
     assert!(line(with(&["tap=tap0", "tap=tap0"])).contains("TAP tap0 is given twice"));
     let mac = "user,mac=02:00:00:00:00:01";
     assert!(line(with(&[mac, mac])).contains("MAC 02:00:00:00:00:01 is given twice"));
+    let many: Vec<_> = (0..=MAX_NETS).map(|i| format!("tap=tap{i}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    assert!(line(with(&many)).contains("15 network cards are given"));
+    assert!(with(&many[1..]).validate().is_ok());
     let forward = "user,forward=tcp:2222:22";
     assert!(line(with(&[forward, forward])).contains("forward=tcp:2222:22: the host's port"));
     assert!(line(with(&["tap=a-name-of-16-chs"])).contains("cannot be the name"));

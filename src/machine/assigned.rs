@@ -16,7 +16,7 @@ use crate::host::Host;
 
 /// Root port *n* (from 1) is a function of the devices from this number on, eight to a
 /// device.
-const FIRST_PORT_DEVICE: u8 = 0x10;
+pub const FIRST_PORT_DEVICE: u8 = 0x10;
 const FUNCTIONS: u8 = 8;
 
 /// Devices assigned through VFIO, and the guest's memory pinned for them.

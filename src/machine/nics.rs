@@ -8,12 +8,14 @@ use devices::net::{Mac, NetBackend, Passt, PasstConfig, Tap};
 use pci::{BusAt, InterruptPin, Topology};
 
 use super::Error;
+use super::assigned::FIRST_PORT_DEVICE;
 use super::fabric::Fabric;
 use super::timers::GuestClock;
 use crate::config;
 
 /// The first card's device number on the root bus; the others follow.
 const FIRST_DEVICE: u8 = 2;
+const _: () = assert!(FIRST_DEVICE as usize + config::MAX_NETS <= FIRST_PORT_DEVICE as usize);
 
 /// What the cards are plugged into, opened.
 pub struct Wires(Vec<(Mac, Box<dyn NetBackend>)>);
