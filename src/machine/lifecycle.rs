@@ -6,6 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use devices::bus::Deferred;
+
 use super::chipset::Chipset;
 use super::event_loop::EventLoop;
 use super::requests::Request;
@@ -30,6 +32,7 @@ impl Machine {
         self.gate.open();
         let outcome = self.supervise(signals);
         drop(crew);
+        self.shared.spaces.flush();
         self.console.finish();
         self.reporter.write(&self.vcpus());
         outcome
@@ -80,6 +83,8 @@ impl Machine {
     fn reset(&mut self) -> Result<(), Error> {
         let kickers = self.kickers();
         self.gate.stop(&kickers);
+        // What this guest wrote last may still be queued, and is not for the next to find.
+        self.shared.spaces.flush();
         // What was asked for while the vCPUs came to a stop belongs to the guest that ended.
         match self.requests.take() {
             Some(Request::Quit(how)) => return Err(Error::Quit(how)),

@@ -227,9 +227,6 @@ impl Vcpu {
             Ok(VcpuExit::IrqWindowOpen) => ExitKind::IrqWindow,
             Ok(VcpuExit::Intr) => ExitKind::Signal,
             Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
-                // What the guest wrote last may wait in the ring; an end of the machine must
-                // not lose it.
-                spaces.flush();
                 ExitKind::Signal
             }
             Ok(VcpuExit::Shutdown) => self.verdict(shared, Verdict::Reset),
