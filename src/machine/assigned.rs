@@ -68,6 +68,7 @@ impl Assigned {
                     device.function.address,
                     &device.sysfs,
                 )
+                .map(Arc::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
         let mut bar: Option<Progress> = None;
@@ -79,12 +80,14 @@ impl Assigned {
                     .at(done);
             },
         )?;
+        // `kernel` is kept to the end: if one device fails, all stay open until memory is
+        // unmapped.
         let devices = wanted
             .iter()
-            .zip(kernel)
+            .zip(&kernel)
             .map(|(assign, kernel)| {
                 let name = assign.device.to_string();
-                AssignedDevice::new(&name, Arc::new(kernel), fabric.routes.clone()).map(Arc::new)
+                AssignedDevice::new(&name, kernel.clone(), fabric.routes.clone()).map(Arc::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {

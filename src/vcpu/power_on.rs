@@ -2,8 +2,8 @@
 
 use kvm_bindings::nested::KvmNestedStateBuffer;
 use kvm_bindings::{
-    Msrs, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_regs,
-    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    Msrs, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_nested_state,
+    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
@@ -79,12 +79,13 @@ impl PowerOn {
     }
 }
 
-/// No virtualization within the guest: what KVM says of a vCPU that has not begun any, which
-/// is a header without the structures of a nested guest.
+/// What KVM keeps of virtualization within the guest, without the structures of a nested
+/// guest: at power-on there is none.
+#[derive(PartialEq, Eq)]
 struct Nested {
     flags: u16,
     format: u16,
-    header: kvm_bindings::kvm_nested_state__bindgen_ty_1,
+    header: [u8; 120],
 }
 
 impl Nested {
@@ -93,21 +94,30 @@ impl Nested {
         if !kvm.check_extension(Cap::NestedState) {
             return Ok(None);
         }
-        let mut state = KvmNestedStateBuffer::empty();
-        vcpu.nested_state(&mut state)?;
-        Ok(Some(Self {
-            flags: state.flags,
-            format: state.format,
-            header: state.hdr,
-        }))
+        Self::read(vcpu).map(Some)
     }
 
+    fn read(vcpu: &VcpuFd) -> Result<Self, kvm_ioctls::Error> {
+        let mut state = KvmNestedStateBuffer::empty();
+        vcpu.nested_state(&mut state)?;
+        Ok(Self {
+            flags: state.flags,
+            format: state.format,
+            // SAFETY: `pad` is all of the union, and any bytes are valid for it.
+            header: unsafe { state.hdr.pad },
+        })
+    }
+
+    /// Ends what the guest has begun, if it has.
     fn restore(&self, vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+        if *self == Self::read(vcpu)? {
+            return Ok(());
+        }
         let mut state = KvmNestedStateBuffer::empty();
         state.flags = self.flags;
         state.format = self.format;
-        state.size = size_of::<kvm_bindings::kvm_nested_state>() as u32;
-        state.hdr = self.header;
+        state.size = size_of::<kvm_nested_state>() as u32;
+        state.hdr.pad = self.header;
         vcpu.set_nested_state(&state)
     }
 }
