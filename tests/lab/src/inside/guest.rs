@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long a guest may take to reach its shell.
-const BOOT_PATIENCE: Duration = Duration::from_secs(60);
+const BOOT_PATIENCE: Duration = Duration::from_secs(120);
 /// How long a command in the guest may take when nothing else is said.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A guest and the monitor that runs it; dropping it kills both.
 pub struct Guest {

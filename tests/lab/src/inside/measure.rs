@@ -26,12 +26,20 @@ pub struct Cost {
     pub seconds: f64,
     /// Exits to user space meanwhile.
     pub exits: Exits,
+    /// How long exits were counted, in seconds.
+    pub lasted: f64,
 }
 
 impl Cost {
     /// Exits for each.
     pub fn exits_each(&self) -> f64 {
         self.exits.total() as f64 / self.times.max(1) as f64
+    }
+
+    /// Exits for each, beyond those the guest makes in the same time doing nothing.
+    pub fn exits_each_beyond_idle(&self, idle_exits_a_second: f64) -> f64 {
+        let idle = idle_exits_a_second * self.lasted;
+        (self.exits.total() as f64 - idle).max(0.0) / self.times.max(1) as f64
     }
 
     /// How many in a second.
@@ -50,6 +58,7 @@ fn costing(work: impl FnOnce() -> Result<(u64, Option<f64>)>) -> Result<Cost> {
         times,
         seconds: seconds.unwrap_or(elapsed),
         exits: counter.read()?.since(&before),
+        lasted: elapsed,
     })
 }
 
