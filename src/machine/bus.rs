@@ -135,15 +135,17 @@ impl Bus {
     }
 
     /// Reads items of `width` bytes from one address, over and over. What one region answers
-    /// it is given in one call; `data` is one item, most of the time.
+    /// it is given in one call.
     pub fn read_string(&self, address: u64, width: usize, data: &mut [u8]) {
-        let ranges = self.ranges.load();
-        match whole(&ranges, address, width) {
-            Some(range) if data.len() > width => {
+        if data.len() <= width {
+            return self.read(address, data);
+        }
+        match whole(&self.ranges.load(), address, width) {
+            Some(range) => {
                 range.usage.reads.fetch_add(1, Ordering::Relaxed);
                 range.region.read_string(address - range.base, width, data);
             }
-            _ => {
+            None => {
                 for item in data.chunks_mut(width.max(1)) {
                     self.read(address, item);
                 }
@@ -153,13 +155,15 @@ impl Bus {
 
     /// Writes items of `width` bytes to one address, over and over.
     pub fn write_string(&self, address: u64, width: usize, data: &[u8]) {
-        let ranges = self.ranges.load();
-        match whole(&ranges, address, width) {
-            Some(range) if data.len() > width => {
+        if data.len() <= width {
+            return self.write(address, data);
+        }
+        match whole(&self.ranges.load(), address, width) {
+            Some(range) => {
                 range.usage.writes.fetch_add(1, Ordering::Relaxed);
                 range.region.write_string(address - range.base, width, data);
             }
-            _ => {
+            None => {
                 for item in data.chunks(width.max(1)) {
                     self.write(address, item);
                 }
