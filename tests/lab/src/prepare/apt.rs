@@ -22,6 +22,8 @@ const PROGRAMS: [(&str, &str); 9] = [
     ("mkfs.ext4", "e2fsprogs"),
     ("xorriso", "xorriso"),
     ("xz", "xz-utils"),
+    // For the tests of the ACPI tables.
+    ("iasl", "acpica-tools"),
 ];
 
 const QEMU: &str = "qemu-system-x86_64";
