@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program the lab runs and the package that brings it.
-const PROGRAMS: [(&str, &str); 9] = [
+const PROGRAMS: [(&str, &str); 10] = [
     ("busybox", "busybox-static"),
     ("modprobe", "kmod"),
     ("lspci", "pciutils"),
