@@ -115,20 +115,19 @@ pub fn fill_in(frame: &mut [u8], checksum: PartialChecksum) {
 /// `scratch` holds the packet meanwhile.
 pub fn finish(packet: &Packet<'_>, scratch: &mut Vec<u8>, mut emit: impl FnMut(&[u8])) {
     linearize(packet, scratch);
-    let Some(segments) = packet.offload.segments else {
+    if packet.offload.segments.is_none() {
         if let Some(checksum) = packet.offload.checksum {
             fill_in(scratch, checksum);
         }
         emit(scratch);
         return;
-    };
-    let header = usize::from(segments.header);
-    if !segments.is_sound() || scratch.len() < header {
-        return;
     }
-    let cut = Cut::new(packet.offload, segments, scratch);
+    let Some(cut) = Cut::new(packet.offload, scratch) else {
+        return;
+    };
+    let header = cut.header();
     let template = scratch[..header].to_vec();
-    let (mss, payload) = (usize::from(segments.mss), scratch.len() - header);
+    let (mss, payload) = (cut.mss(), scratch.len() - header);
     let mut done = 0;
     for index in 0.. {
         // Each segment's headers go right before its payload, over the segment before it,
@@ -167,7 +166,7 @@ pub(super) fn append(out: &mut Vec<u8>, piece: &VolatileSlice<'_>) {
 }
 
 /// What all segments of a packet share.
-struct Cut {
+pub(super) struct Cut {
     segments: Segments,
     checksum: Option<PartialChecksum>,
     /// IPv4 identification of the first segment.
@@ -179,19 +178,34 @@ struct Cut {
 }
 
 impl Cut {
-    fn new(offload: Offload, segments: Segments, packet: &[u8]) -> Self {
+    /// `None` if `packet` is not to be cut, or cannot be as `offload` says.
+    pub(super) fn new(offload: Offload, packet: &[u8]) -> Option<Self> {
+        let segments = offload.segments?;
+        if !segments.is_sound() || packet.len() < usize::from(segments.header) {
+            return None;
+        }
         let (l3, l4) = (usize::from(segments.l3), usize::from(segments.l4));
-        Self {
+        Some(Self {
             segments,
             checksum: offload.checksum,
             id: get_u16(packet, l3 + 4),
             sequence: u32::from(get_u16(packet, l4 + 4)) << 16 | u32::from(get_u16(packet, l4 + 6)),
             whole: packet.len().saturating_sub(l4) as u32,
-        }
+        })
+    }
+
+    /// Length of all headers; no more than the packet's.
+    pub(super) fn header(&self) -> usize {
+        self.segments.header.into()
+    }
+
+    /// Payload bytes in each segment but the last; never zero.
+    pub(super) fn mss(&self) -> usize {
+        self.segments.mss.into()
     }
 
     /// Makes the headers of segment `index` its own (8254x SDM §3.5.8 and §3.5.9).
-    fn patch(&self, frame: &mut [u8], index: u32, last: bool) {
+    pub(super) fn patch(&self, frame: &mut [u8], index: u32, last: bool) {
         let s = &self.segments;
         let (l3, l4) = (usize::from(s.l3), usize::from(s.l4));
         let from_l3 = (frame.len() - l3) as u16;
@@ -258,4 +272,4 @@ pub(crate) fn put_u16(bytes: &mut [u8], at: usize, value: u16) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

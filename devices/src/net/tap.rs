@@ -12,6 +12,9 @@ use nix::errno::Errno;
 use super::iov;
 use super::offload::{self, PartialChecksum, SegmentKind, Segments};
 use super::{NetBackend, Packet, Received, Sent};
+use whole::Whole;
+
+mod whole;
 
 /// Why a TAP could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,8 @@ pub struct Tap {
     fd: Option<OwnedFd>,
     /// Where a packet is finished that a virtio-net header cannot describe.
     scratch: Vec<u8>,
+    /// What was read last.
+    whole: Whole,
 }
 
 mod ioctl {
@@ -67,6 +72,9 @@ mod ioctl {
 
 /// `TUN_F_CSUM`: the reader takes frames whose checksum is still to be filled in.
 const TUN_F_CSUM: libc::c_ulong = 1;
+/// `TUN_F_TSO4`, `TUN_F_TSO6` and `TUN_F_TSO_ECN`: it takes TCP packets yet to be cut.
+/// Nothing else is asked for, so nothing else comes: see [`whole`].
+const TUN_F_TSO: libc::c_ulong = 2 | 4 | 8;
 /// Size of the header we ask for: without `num_buffers`.
 const HEADER: usize = 10;
 
@@ -109,6 +117,7 @@ impl Tap {
             name: name.to_owned(),
             fd: Some(fd),
             scratch: Vec::new(),
+            whole: Whole::new(),
         }
     }
 
@@ -165,16 +174,21 @@ impl NetBackend for Tap {
     }
 
     fn receive(&mut self, buffer: &mut [u8]) -> Received {
+        if let Some(len) = self.whole.next(buffer) {
+            let verified = true;
+            return Received::Frame { len, verified };
+        }
         let mut header = [0; HEADER];
         loop {
             let Some(fd) = &self.fd else {
                 return Received::Nothing;
             };
-            match iov::read(fd.as_fd(), &mut header, buffer) {
+            match iov::read(fd.as_fd(), &mut header, self.whole.buffer()) {
                 Ok(got) if got > HEADER => {
-                    let len = got - HEADER;
-                    let verified = decode(&header, &mut buffer[..len]);
-                    return Received::Frame { len, verified };
+                    let first = self.whole.first(&header, got - HEADER, buffer);
+                    if let Some((len, verified)) = first {
+                        return Received::Frame { len, verified };
+                    }
                 }
                 // A socket's other end that closed reads as empty; a TAP never does.
                 Ok(0) => self.lose(&io::ErrorKind::UnexpectedEof.into()),
@@ -206,7 +220,7 @@ fn attach(file: &File, name: &str) -> Result<(), TapError> {
     unsafe { ioctl::set_vnet_header_size(fd, &raw const size) }
         .map_err(|e| other(name, "setting the size of packet headers", e.into()))?;
     // SAFETY: TUNSETOFFLOAD takes a plain number.
-    unsafe { ioctl::set_offload(fd, TUN_F_CSUM) }
+    unsafe { ioctl::set_offload(fd, TUN_F_CSUM | TUN_F_TSO) }
         .map_err(|e| other(name, "setting what it offloads", e.into()))?;
     Ok(())
 }
@@ -270,30 +284,14 @@ fn gso(segments: Segments, checksum: Option<PartialChecksum>, len: usize) -> Opt
     }
 }
 
-/// Makes a received frame whole; true if its checksum is known to be right.
-fn decode(header: &[u8; HEADER], frame: &mut [u8]) -> bool {
-    if header[0] & NEEDS_CSUM != 0 {
-        let start = u16::from_le_bytes([header[6], header[7]]);
-        let offset = u16::from_le_bytes([header[8], header[9]]);
-        let checksum = PartialChecksum {
-            start,
-            field: start.saturating_add(offset),
-            last: None,
-        };
-        offload::fill_in(frame, checksum);
-        return true;
-    }
-    header[0] & DATA_VALID != 0
-}
-
 /// `VIRTIO_NET_HDR_F_NEEDS_CSUM`.
 const NEEDS_CSUM: u8 = 1;
-/// `VIRTIO_NET_HDR_F_DATA_VALID`.
-const DATA_VALID: u8 = 2;
 /// `VIRTIO_NET_HDR_GSO_TCPV4`.
 const GSO_TCPV4: u8 = 1;
 /// `VIRTIO_NET_HDR_GSO_TCPV6`.
 const GSO_TCPV6: u8 = 4;
+/// `VIRTIO_NET_HDR_GSO_ECN`.
+const GSO_ECN: u8 = 0x80;
 
 #[cfg(test)]
 mod tests;

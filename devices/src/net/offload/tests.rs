@@ -5,7 +5,7 @@ use crate::net::Sum;
 
 /// A whole TCP or UDP packet as a NIC would hand it over: full lengths, and the sum of the
 /// pseudo header where the checksum goes.
-fn packet(kind: SegmentKind, payload: &[u8], mss: u16) -> (Vec<u8>, Offload) {
+pub(in crate::net) fn packet(kind: SegmentKind, payload: &[u8], mss: u16) -> (Vec<u8>, Offload) {
     let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1];
     let l4_header = if kind.is_tcp() { 32 } else { 8 };
     let l4_len = l4_header + payload.len();
@@ -60,7 +60,7 @@ fn packet(kind: SegmentKind, payload: &[u8], mss: u16) -> (Vec<u8>, Offload) {
 }
 
 /// Checks a finished frame's lengths and checksums from scratch, as a receiver would.
-fn check(frame: &[u8], kind: SegmentKind) {
+pub(in crate::net) fn check(frame: &[u8], kind: SegmentKind) {
     let l4 = if kind.is_v4() { 34 } else { 54 };
     let l4_len = (frame.len() - l4) as u16;
     let mut pseudo = Sum::default();
