@@ -15,6 +15,18 @@
 //! - A receive cause whose packets the guest has demonstrably taken (see
 //!   [`Interrupts::served`]) asserts the wire only [`STALE_HOLD`] later.
 //!
+//! # Masks that wait in the kernel
+//! Writes to IMC and IMS are coalesced: this unit learns of them late, though in order, and
+//! before any other access of the guest's. A late IMC is harmless, as the I/O thread takes
+//! what waits before it decides about the wire. So is a late IMS when its cause is yet to
+//! come, for the same reason. What is left is a cause that is there already, waiting to be
+//! unmasked by a write that nobody looks at. Drivers follow IMS with a read that brings it
+//! to its destination; for one that does not, the I/O thread looks after [`LOOK`], and as
+//! long as the cause stays masked ever later, at most every [`LOOK_LIMIT`]. So an interrupt
+//! is late by no more than its cause had been masked or [`LOOK_LIMIT`], and a guest that
+//! polls with its interrupts masked costs some sixty looks a second, which are no exits.
+//! There is nothing to look for while the wire is up, or no cause is masked.
+//!
 //! **Reset.** Power-on, PCI reset and CTRL.RST clear everything.
 
 use super::registers::Cause;
@@ -30,6 +42,10 @@ pub const TX_HOLD: Nanos = 2_000_000;
 pub const TX_HOLD_ALL: Nanos = 10_000_000;
 /// How long an interrupt for packets that were already taken is put off.
 pub const STALE_HOLD: Nanos = 1_000_000;
+/// When to look whether a pending cause was unmasked, at first; it doubles.
+pub const LOOK: Nanos = 1_000_000;
+/// The longest time between such looks.
+pub const LOOK_LIMIT: Nanos = 16_000_000;
 /// Flush Partial Descriptor Block in RDTR and TIDV: the timer expires now.
 const FLUSH: u32 = 1 << 31;
 
@@ -86,6 +102,10 @@ pub struct Interrupts {
     doorbell: Nanos,
     /// Usual distance between doorbells.
     distance: Nanos,
+    /// When to look whether the kernel has a write that unmasks a pending cause.
+    look: Option<Nanos>,
+    /// How long after that to look again.
+    look_wait: Nanos,
 }
 
 impl Default for Interrupts {
@@ -106,6 +126,8 @@ impl Default for Interrupts {
             untold: 0,
             doorbell: 0,
             distance: TX_HOLD,
+            look: None,
+            look_wait: LOOK,
         }
     }
 }
@@ -233,12 +255,24 @@ impl Interrupts {
         if self.transmit.expire(now) {
             self.urgent |= self.causes & (Cause::TXDW | Cause::TXQE);
         }
-        if self.asserted || !self.urgent.intersects(self.mask) || now < self.throttled {
-            return false;
+        let asserts = !self.asserted && self.urgent.intersects(self.mask) && now >= self.throttled;
+        if asserts {
+            self.asserted = true;
+            self.throttled = now.saturating_add(Nanos::from(self.itr) * ITR_UNIT);
         }
-        self.asserted = true;
-        self.throttled = now.saturating_add(Nanos::from(self.itr) * ITR_UNIT);
-        true
+        self.look_again(now);
+        asserts
+    }
+
+    /// Decides when to look for a write that unmasks what is pending.
+    fn look_again(&mut self, now: Nanos) {
+        if self.asserted || self.mask.contains(self.urgent) {
+            self.look = None;
+            self.look_wait = LOOK;
+        } else if self.look.is_none_or(|due| now >= due) {
+            self.look = Some(now.saturating_add(self.look_wait));
+            self.look_wait = (2 * self.look_wait).min(LOOK_LIMIT);
+        }
     }
 
     /// When [`Self::advance`] may have something to do. Delays run whether or not their
@@ -249,7 +283,7 @@ impl Interrupts {
         }
         let waiting = self.urgent.intersects(self.mask);
         let throttled = waiting.then_some(self.throttled);
-        [throttled, self.receive.due, self.transmit.due]
+        [throttled, self.receive.due, self.transmit.due, self.look]
             .into_iter()
             .flatten()
             .min()
@@ -330,7 +364,7 @@ mod tests {
     fn a_cause_asserts_until_it_is_read() {
         let mut unit = Interrupts::default();
         unit.raise(Cause::LSC | Cause::RXO);
-        assert!(!unit.advance(0) && unit.deadline().is_none());
+        assert!(!unit.advance(0) && unit.deadline() == Some(LOOK));
         unit.unmask(Cause::LSC);
         assert!(unit.advance(0) && unit.asserted());
         // Read as a whole, masked or not.
@@ -423,6 +457,35 @@ mod tests {
         unit.set_transmit_limit(60_000);
         unit.transmitted(1, 256, true, 0);
         assert_eq!(unit.deadline(), Some(61_440_000));
+    }
+
+    #[test]
+    fn a_masked_cause_is_looked_at_less_and_less() {
+        let mut unit = enabled();
+        unit.mask_off(Cause::all());
+        assert!(!unit.advance(0));
+        assert_eq!(unit.deadline(), None, "there is nothing to look for");
+        unit.received(0);
+        let mut looks = Vec::new();
+        while unit.deadline().is_none_or(|due| due < 1_000_000_000) {
+            assert!(!unit.advance(unit.deadline().unwrap_or(0)));
+            looks.extend(unit.deadline());
+        }
+        assert_eq!(looks[..5], [1, 3, 7, 15, 31].map(|ms| ms * LOOK));
+        assert!(looks.len() < 70, "{}", looks.len());
+        unit.unmask(Cause::RXT0);
+        assert!(unit.advance(1_000_000_000));
+        assert_eq!(unit.deadline(), None);
+        // One that nobody unmasks does not outlive its cause, and the next starts anew.
+        unit.mask_off(Cause::all());
+        unit.advance(1_000_000_000);
+        assert!(unit.deadline().is_some());
+        unit.read_causes();
+        unit.advance(1_000_000_000);
+        assert_eq!(unit.deadline(), None);
+        unit.received(2_000_000_000);
+        unit.advance(2_000_000_000);
+        assert_eq!(unit.deadline(), Some(2_000_000_000 + LOOK));
     }
 
     #[test]

@@ -22,13 +22,13 @@
 //! | RDT write | once per 16 buffers and poll | 0, coalesced |
 //! | ICR read | per interrupt | 1 |
 //! | IMC write, and the STATUS read that flushes it | per interrupt | 0 and 1 |
-//! | IMS write, and the STATUS read that flushes it | per interrupt | 1 and 1 |
+//! | IMS write, and the STATUS read that flushes it | per interrupt | 0 and 1 |
 //! | ITR write | when the driver changes its mind | 0, coalesced |
 //! | statistics registers, 55 reads | every two seconds | 55, or 0 when idle: see `quiet_page` |
 //! | PHY registers by MDIC, and ICS | every two seconds | 5, and an interrupt |
 //!
-//! So an interrupt costs 4. A ping is one TDT write and one interrupt, its own transmission
-//! being reported along with the answer: 5. A small UDP packet out is one TDT write and a
+//! So an interrupt costs 3. A ping is one TDT write and one interrupt, its own transmission
+//! being reported along with the answer: 4. A small UDP packet out is one TDT write and a
 //! small part of an interrupt; see `interrupts` for what keeps that part small.
 //!
 //! TDT is not a doorbell in the kernel (ioeventfd), which would lose the value that the
@@ -37,7 +37,8 @@
 //!
 //! Coalesced writes take effect late, but in order and before anything that could tell the
 //! difference: any other access comes after them, the I/O thread takes them before it looks
-//! for buffers and again before it asserts an interrupt.
+//! for buffers and again before it asserts an interrupt. What that leaves to be said of IMS
+//! is said in `interrupts`.
 //!
 //! # What is left out
 //! Wake-up, flow control and the flash are not there (their registers are storage), nor are
@@ -254,6 +255,7 @@ impl PciDevice for E1000 {
         }
         let tables = offset::VFTA + 0x200 - offset::MTA;
         let mut paths: Vec<_> = [
+            (offset::IMS, 4),
             (offset::IMC, 4),
             (offset::RDT, 4),
             (offset::ITR, 4),
