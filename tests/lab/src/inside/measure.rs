@@ -16,7 +16,9 @@ const PORT: u16 = 5002;
 const SEGMENT: u64 = 1448;
 /// How long a guest is left alone to see what it costs.
 const IDLE: Duration = Duration::from_secs(4);
-const IDLE_SPELLS: u32 = 3;
+const IDLE_SPELLS: u32 = 4;
+/// A guest whose network just came up still asks for routers and names.
+const SETTLING: Duration = Duration::from_secs(12);
 
 /// Something done a number of times, and what it took.
 pub struct Cost {
@@ -158,6 +160,7 @@ pub fn megabytes_a_second(cost: &Cost) -> f64 {
 ///
 /// The cheapest of a few spells counts: on an emulated processor whatever else runs can only add.
 pub fn idle(guest: &Guest) -> Result<(f64, f64)> {
+    std::thread::sleep(SETTLING);
     let mut cheapest = (f64::INFINITY, f64::INFINITY);
     for _ in 0..IDLE_SPELLS {
         std::thread::sleep(Duration::from_secs(1));
