@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use devices::guest_error;
 use kvm_bindings::{KVM_SYSTEM_EVENT_CRASH, kvm_interrupt, kvm_run};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 use vmm_sys_util::errno::Error as Errno;
@@ -229,7 +230,10 @@ impl Vcpu {
             Err(error) if error.errno() == libc::EINTR || error.errno() == libc::EAGAIN => {
                 ExitKind::Signal
             }
-            Ok(VcpuExit::Shutdown) => self.verdict(shared, Verdict::Reset),
+            Ok(VcpuExit::Shutdown) => {
+                self.tell_triple_fault(fd);
+                self.verdict(shared, Verdict::Reset)
+            }
             Ok(VcpuExit::SystemEvent(event, _)) => self.verdict(shared, system_event(event)),
             Ok(VcpuExit::InternalError) => {
                 let what = self.internal_error(fd);
@@ -265,6 +269,19 @@ impl Vcpu {
         // reason is KVM_EXIT_IO, so `io` is the live member of the union.
         let size = unsafe { (*self.run.0).__bindgen_anon_1.io.size };
         usize::from(size.max(1))
+    }
+
+    /// A triple fault resets a PC. Some systems reboot by it, most never mean it: whoever
+    /// wonders why a guest started over finds it here.
+    fn tell_triple_fault(&self, fd: &VcpuFd) {
+        let rip = fd.get_regs().map_or(0, |regs| regs.rip);
+        let (cr2, cr3) = fd
+            .get_sregs()
+            .map_or((0, 0), |sregs| (sregs.cr2, sregs.cr3));
+        guest_error!(
+            vcpu = self.id,
+            "triple fault at rip {rip:#x} (cr2 {cr2:#x}, cr3 {cr3:#x}): the guest resets"
+        );
     }
 
     /// KVM gave up: says on what.

@@ -69,6 +69,10 @@ pub struct Test {
     /// Print the names of the tests and run none
     #[arg(long)]
     pub list: bool,
+    /// Try what failed once more, on a fresh emulated host, and tell how it failed first:
+    /// emulated processors stumble now and then, whatever the monitor
+    #[arg(long)]
+    pub retry: bool,
     /// Tests, by name or by a part of it
     pub names: Vec<String>,
 }

@@ -49,6 +49,18 @@ pub fn run(test: &Test) -> Result<i32> {
     while !waiting.is_empty() {
         one_host(&prepared, test.vmm, &mut waiting, &mut tally)?;
     }
+    if test.retry && !tally.failed.is_empty() {
+        let first = std::mem::take(&mut tally.failed);
+        println!("\ntrying {} again, on a fresh emulated host", first.len());
+        waiting = first.iter().map(|(name, _)| name.clone()).collect();
+        while !waiting.is_empty() {
+            one_host(&prepared, test.vmm, &mut waiting, &mut tally)?;
+        }
+        let still = |name: &String| tally.failed.iter().any(|(failed, _)| failed == name);
+        for (name, why) in first.iter().filter(|(name, _)| !still(name)) {
+            println!("\n---- {name}, which passed at the second try ----\n{why}");
+        }
+    }
     for (name, why) in &tally.failed {
         println!("\n---- {name} ----\n{why}");
     }
