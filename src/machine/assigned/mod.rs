@@ -1,0 +1,89 @@
+//! Devices of the host that the guest owns, each behind a root port.
+
+mod open;
+mod ports;
+
+use std::sync::Arc;
+
+use devices::bus::PciDevice;
+use devices::vfio::AssignedDevice;
+use iommu::host::PinnedMemory;
+use pci::{BusAt, Topology};
+
+use super::Error;
+use super::fabric::Fabric;
+use super::vm::Vm;
+use crate::config;
+
+use open::Opened;
+
+pub use ports::FIRST_PORT_DEVICE;
+
+/// Devices assigned through VFIO, and the guest's memory pinned for them.
+///
+/// At the end a device is reset first, so that no memory is unmapped from under its DMA;
+/// then memory is unmapped, while the open devices still hold the container's IOMMU; then
+/// they are closed.
+pub struct Assigned {
+    _pinned: PinnedMemory,
+    devices: Vec<Arc<AssignedDevice>>,
+}
+
+impl Drop for Assigned {
+    fn drop(&mut self) {
+        self.devices.iter().for_each(|device| device.release());
+    }
+}
+
+impl Assigned {
+    /// Takes the devices, if there are any, pins the guest's RAM for them, and puts each
+    /// behind its root port.
+    pub fn attach(
+        wanted: &[config::Assign],
+        vm: &Vm,
+        fabric: &Fabric,
+        topology: &mut Topology<dyn PciDevice>,
+    ) -> Result<Option<Self>, Error> {
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let assigned = Self::take(wanted, Opened::open(wanted, vm, fabric)?, fabric)?;
+        assigned.plug(wanted, topology)?;
+        Ok(Some(assigned))
+    }
+
+    fn take(wanted: &[config::Assign], opened: Opened, fabric: &Fabric) -> Result<Self, Error> {
+        // If one device fails, all stay open until `opened` has unmapped memory.
+        let devices = wanted
+            .iter()
+            .zip(&opened.devices)
+            .map(|(assign, kernel)| {
+                let name = assign.device.to_string();
+                AssignedDevice::new(&name, kernel.clone(), fabric.routes.clone()).map(Arc::new)
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            _pinned: opened.pinned,
+            devices,
+        })
+    }
+
+    fn plug(
+        &self,
+        wanted: &[config::Assign],
+        topology: &mut Topology<dyn PciDevice>,
+    ) -> Result<(), Error> {
+        for (assign, device) in wanted.iter().zip(&self.devices) {
+            let port = ports::attach_port(topology, assign.port)?;
+            topology.attach(
+                BusAt::Behind(port),
+                0,
+                0,
+                device.name(),
+                device.clone() as _,
+            )?;
+        }
+        let ports: Vec<_> = wanted.iter().map(|assign| assign.port).collect();
+        ports::fill_functions_zero(&ports, topology)
+    }
+}
