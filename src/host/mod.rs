@@ -98,4 +98,6 @@ fn link_name(link: &Path) -> Option<String> {
 }
 
 #[cfg(test)]
+pub(crate) mod fake_tree;
+#[cfg(test)]
 mod tests;

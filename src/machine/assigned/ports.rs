@@ -19,7 +19,10 @@ pub fn attach_port(topology: &mut Topology<dyn PciDevice>, port: u8) -> Result<F
 
 /// A guest looks at functions 1 to 7 of a device only if there is a function 0: where ports
 /// are used but the first of their device is not, that one is an empty slot.
-pub fn fill_functions_zero(ports: &[u8], topology: &mut Topology<dyn PciDevice>) -> Result<(), Error> {
+pub fn fill_functions_zero(
+    ports: &[u8],
+    topology: &mut Topology<dyn PciDevice>,
+) -> Result<(), Error> {
     for first in (1..=config::MAX_PORT).step_by(FUNCTIONS.into()) {
         let siblings = first + 1..first + FUNCTIONS;
         if !ports.contains(&first) && ports.iter().any(|port| siblings.contains(port)) {
