@@ -2,7 +2,7 @@
 //!
 //! Everything that is to be assigned sits behind a root port of its own, hence in an IOMMU group of its own.
 
-use super::Console;
+use super::{Console, monitor};
 use crate::topology;
 use std::path::Path;
 use std::process::Command;
@@ -19,6 +19,8 @@ pub struct Options<'a> {
     pub nvme_image: &'a Path,
     /// Where the kernel's console goes.
     pub kernel_log: &'a Path,
+    /// Where QEMU's monitor listens.
+    pub monitor: &'a Path,
     /// What the host's commands read and write.
     pub console: Console,
 }
@@ -41,7 +43,8 @@ pub fn command(options: &Options) -> Command {
         "-nodefaults",
         "-no-reboot",
     ]);
-    qemu.args(["-display", "none", "-monitor", "none"]);
+    qemu.args(["-display", "none"]);
+    qemu.args(monitor::option(options.monitor));
 
     qemu.arg("-kernel")
         .arg(options.kernel)

@@ -2,6 +2,7 @@
 //! machine's files, read-only over 9p.
 
 mod machine;
+mod monitor;
 mod session;
 
 pub use session::{Console, Heard, Session, quoted};

@@ -1,6 +1,7 @@
 //! One run of the emulated host: its files, its process, and the certainty that both are gone afterwards.
 
 use super::machine::{self, Options};
+use super::monitor;
 use crate::error::{Context, Error, Result, fail};
 use crate::prepare::Prepared;
 use crate::process::die_with_parent;
@@ -77,6 +78,7 @@ impl Session {
             share: &self.share(),
             nvme_image: &self.file("nvme.img"),
             kernel_log: &self.kernel_log(),
+            monitor: &self.monitor(),
             console,
         });
         if console == Console::Captured {
@@ -103,7 +105,12 @@ impl Session {
             .map(|lines| lines.recv_timeout(patience))
         {
             Some(Ok(line)) => Heard::Line(line),
-            Some(Err(RecvTimeoutError::Timeout)) => Heard::Silence,
+            Some(Err(RecvTimeoutError::Timeout)) => {
+                let state = monitor::processors(&self.monitor());
+                // For `console_tail`.
+                let _ = fs::write(self.processors(), state);
+                Heard::Silence
+            }
             Some(Err(RecvTimeoutError::Disconnected)) | None => Heard::Ended,
         }
     }
@@ -135,12 +142,14 @@ impl Session {
         self.file("share")
     }
 
-    /// The last lines of the host's kernel console, and of what QEMU had to say.
+    /// The last lines of the host's kernel console, what QEMU had to say, and if the host fell silent the state of its
+    /// processors then.
     pub fn console_tail(&self) -> String {
         format!(
-            "{}\n{}",
+            "{}\n{}\n{}",
             tail_of(&self.kernel_log(), 20),
-            tail_of(&self.qemu_log(), 5)
+            tail_of(&self.qemu_log(), 5),
+            tail_of(&self.processors(), 200),
         )
         .trim()
         .to_owned()
@@ -164,6 +173,14 @@ impl Session {
 
     fn qemu_log(&self) -> PathBuf {
         self.file("qemu.log")
+    }
+
+    fn monitor(&self) -> PathBuf {
+        self.file("monitor")
+    }
+
+    fn processors(&self) -> PathBuf {
+        self.file("processors")
     }
 
     fn preamble(&self, prepared: &Prepared, console: Console) -> Result<String> {
