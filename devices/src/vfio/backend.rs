@@ -35,13 +35,18 @@ pub struct RegionInfo {
     pub mappable: Vec<Range<u64>>,
 }
 
-/// A kind of message signalled interrupts. One kind at a time can be enabled.
+/// What a device, or the host on its account, signals. Of messages and pins one kind at a
+/// time can be enabled.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
 pub enum IrqKind {
     /// MSI.
     Msi,
     /// MSI-X.
     Msix,
+    /// An uncorrectable error of the device, reported through AER.
+    Error,
+    /// The host wants the device back. Signalled again now and then until it is closed.
+    Request,
 }
 
 /// The interrupts of a kind.

@@ -13,10 +13,12 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pci::{BarIndex, Bdf, Changes, ConfigSpaceState, ConfigWrite, Function, Register, Window};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::{IrqKind, VfioBackend};
 use super::bars::BarRegion;
 use super::config::{Config, ConfigError};
+use super::events::Events;
 use super::msi;
 use super::msix::Msix;
 use super::reset::{Occasion, reset};
@@ -43,6 +45,7 @@ pub struct AssignedDevice {
     // Locked after `state`, and alone by accesses to the table.
     msix: Option<Arc<Mutex<Msix>>>,
     regions: Vec<(BarIndex, Arc<BarRegion>)>,
+    events: Events,
 }
 
 struct State {
@@ -111,6 +114,7 @@ impl AssignedDevice {
                 released: false,
             }),
             msix,
+            events: Events::arm(&*backend, name),
             name: shared,
             backend,
         })
@@ -127,6 +131,18 @@ impl AssignedDevice {
         for (_, region) in &self.regions {
             region.unmap();
         }
+    }
+
+    /// Signalled when the device reports an uncorrectable error. `None` if the host tells
+    /// nobody of errors of this device.
+    pub fn error_event(&self) -> Option<&EventFd> {
+        self.events.error.as_ref()
+    }
+
+    /// Signalled when the host wants the device back (its driver is being unbound, or the
+    /// device removed), and again every few seconds until it is closed.
+    pub fn request_event(&self) -> Option<&EventFd> {
+        self.events.request.as_ref()
     }
 
     /// The device as data.

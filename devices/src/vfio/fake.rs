@@ -30,6 +30,8 @@ struct Hardware {
     bars: BTreeMap<u8, Vec<u8>>,
     enabled: Option<IrqKind>,
     triggers: Vec<Option<EventFd>>,
+    /// Armed error and request events.
+    armed: BTreeMap<IrqKind, EventFd>,
     calls: Vec<Call>,
     /// Calls of any kind, reads too, so far.
     count: usize,
@@ -43,6 +45,8 @@ pub struct FakeBackend {
     pub regions: BTreeMap<u8, RegionInfo>,
     pub msi: IrqInfo,
     pub msix: IrqInfo,
+    /// It signals errors and requests.
+    pub announces: bool,
     /// Vectors that the host has to give.
     pub host_vectors: usize,
     pub can_reset: bool,
@@ -80,6 +84,7 @@ impl FakeBackend {
             regions: bars.iter().map(|b| (b.0, info(b.1, b.2))).collect(),
             msi: IrqInfo::default(),
             msix: IrqInfo::default(),
+            announces: true,
             host_vectors: 4096,
             can_reset: true,
             mapped: Arc::default(),
@@ -95,6 +100,13 @@ impl FakeBackend {
         let hardware = self.hardware();
         let trigger = hardware.triggers.get(vector).and_then(Option::as_ref);
         trigger.is_some_and(|event| event.write(1).is_ok())
+    }
+
+    /// The host reports an error, or wants the device back. False if nobody is told.
+    pub fn announce(&self, kind: IrqKind) -> bool {
+        let hardware = self.hardware();
+        let armed = hardware.armed.get(&kind);
+        armed.is_some_and(|event| event.write(1).is_ok())
     }
 
     /// The kind that is enabled, and how many vectors.
@@ -184,6 +196,10 @@ impl VfioBackend for FakeBackend {
         match kind {
             IrqKind::Msi => self.msi,
             IrqKind::Msix => self.msix,
+            IrqKind::Error | IrqKind::Request => IrqInfo {
+                count: self.announces.into(),
+                growable: true,
+            },
         }
     }
 
@@ -226,6 +242,16 @@ impl VfioBackend for FakeBackend {
         hardware
             .call(Some(Call::Triggers(kind, start, signals)))
             .map_err(refused)?;
+        if matches!(kind, IrqKind::Error | IrqKind::Request) {
+            return match triggers {
+                [Some(event)] if start == 0 && self.announces => {
+                    let event = event.try_clone().map_err(refused)?;
+                    hardware.armed.insert(kind, event);
+                    Ok(())
+                }
+                _ => Err(invalid()),
+            };
+        }
         let (start, end) = (start as usize, start as usize + triggers.len());
         if end > self.irq(kind).count as usize || hardware.enabled.is_some_and(|k| k != kind) {
             return Err(invalid());

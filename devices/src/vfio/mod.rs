@@ -5,17 +5,19 @@
 //! - `config`: what the guest sees of the config space, `capabilities` and `patch` under it;
 //! - `bars`: which parts of the BARs are mapped and which trapped;
 //! - `vectors`: interrupts from the device's vectors to routes, with `msi` and `msix` on top;
+//! - `events`: errors, and the host's wish to have the device back;
 //! - `reset`: when the device is reset;
 //! - `device`: [`AssignedDevice`], which is all of it.
 //!
 //! Left out, for now: INTx (the guest sees Interrupt Pin 0 and so uses messages), the ROM,
-//! error and request interrupts, unplugging, quirks of particular devices.
+//! unplugging, quirks of particular devices.
 
 pub mod backend;
 mod bars;
 mod capabilities;
 mod config;
 mod device;
+mod events;
 #[cfg(test)]
 mod fake;
 mod kernel;

@@ -15,12 +15,13 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use pci::{BarIndex, HostBdf};
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE,
     VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
-    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX, VFIO_TYPE,
-    vfio_device_info, vfio_irq_info,
+    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_TYPE, vfio_device_info, vfio_irq_info,
 };
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioError};
 use vmm_sys_util::eventfd::EventFd;
@@ -137,14 +138,42 @@ impl OpenError {
     }
 }
 
+/// The interrupts that the device has, by kind.
+struct Irqs([(IrqKind, IrqInfo); 4]);
+
+impl Irqs {
+    fn ask(fd: RawFd) -> io::Result<Self> {
+        use IrqKind::{Error, Msi, Msix, Request};
+
+        let mut irqs = [Msi, Msix, Error, Request].map(|kind| (kind, IrqInfo::default()));
+        for (kind, info) in &mut irqs {
+            *info = irq_info(fd, index(*kind))?;
+        }
+        Ok(Self(irqs))
+    }
+
+    fn of(&self, kind: IrqKind) -> IrqInfo {
+        let found = self.0.iter().find(|(other, _)| *other == kind);
+        found.map(|(_, info)| *info).unwrap_or_default()
+    }
+}
+
+fn index(kind: IrqKind) -> u32 {
+    match kind {
+        IrqKind::Msi => VFIO_PCI_MSI_IRQ_INDEX,
+        IrqKind::Msix => VFIO_PCI_MSIX_IRQ_INDEX,
+        IrqKind::Error => VFIO_PCI_ERR_IRQ_INDEX,
+        IrqKind::Request => VFIO_PCI_REQ_IRQ_INDEX,
+    }
+}
+
 /// A device that this process has opened. The kernel resets it when it is closed, which is
 /// when this and every [`Mapping`] made of it are gone.
 pub struct KernelDevice {
     device: Arc<VfioDevice>,
     bars: [KernelRegion; 6],
     config: KernelRegion,
-    msi: IrqInfo,
-    msix: IrqInfo,
+    irqs: Irqs,
     can_reset: bool,
 }
 
@@ -172,8 +201,7 @@ impl KernelDevice {
         Ok(Self {
             bars,
             config: KernelRegion::ask(fd, VFIO_PCI_CONFIG_REGION_INDEX)?,
-            msi: irq_info(fd, VFIO_PCI_MSI_IRQ_INDEX)?,
-            msix: irq_info(fd, VFIO_PCI_MSIX_IRQ_INDEX)?,
+            irqs: Irqs::ask(fd)?,
             can_reset: device_flags(fd)? & VFIO_DEVICE_FLAGS_RESET != 0,
             device,
         })
@@ -201,10 +229,7 @@ impl VfioBackend for KernelDevice {
     }
 
     fn irq(&self, kind: IrqKind) -> IrqInfo {
-        match kind {
-            IrqKind::Msi => self.msi,
-            IrqKind::Msix => self.msix,
-        }
+        self.irqs.of(kind)
     }
 
     fn read(&self, region: RegionId, offset: u64, data: &mut [u8]) -> io::Result<()> {
@@ -284,7 +309,12 @@ fn irq_info(fd: RawFd, index: u32) -> io::Result<IrqInfo> {
         ..Default::default()
     };
     // SAFETY: `info` is the ioctl's own structure and says its size.
-    unsafe { vfio_device_get_irq_info(fd, &mut info) }?;
+    match unsafe { vfio_device_get_irq_info(fd, &mut info) } {
+        Ok(_) => (),
+        // What a conventional PCI device says of errors, and a mediated one of what it lacks.
+        Err(Errno::EINVAL) => return Ok(IrqInfo::default()),
+        Err(errno) => return Err(errno.into()),
+    }
     let signals = info.flags & VFIO_IRQ_INFO_EVENTFD != 0;
     Ok(IrqInfo {
         count: if signals { info.count } else { 0 },
@@ -302,12 +332,8 @@ fn set_irqs(
     events: impl ExactSizeIterator<Item = RawFd>,
 ) -> Result<(), TriggerError> {
     let count = events.len();
-    let index = match kind {
-        IrqKind::Msi => VFIO_PCI_MSI_IRQ_INDEX,
-        IrqKind::Msix => VFIO_PCI_MSIX_IRQ_INDEX,
-    };
     let size = size_of::<u32>() * (5 + count);
-    let mut request = vec![size as u32, flags, index, start, count as u32];
+    let mut request = vec![size as u32, flags, index(kind), start, count as u32];
     request.extend(events.map(|event| event as u32));
     // SAFETY: `request` is laid out as `struct vfio_irq_set`, is as long as its first word
     // says, and the kernel only reads it.

@@ -1,6 +1,7 @@
 //! The assigned device as a guest drives it, over a fake of the hardware.
 
 mod config;
+mod events;
 mod interrupts;
 mod lifecycle;
 mod memory;
