@@ -21,7 +21,8 @@ pub enum Task {
     /// Run a shell command in the emulated host, stream its output, end with its status
     ///
     /// The root is this machine's, read-only, under a layer that is thrown away. The environment names what is there:
-    /// $VF0 $VF1 $NVME $E1000E (PCI addresses, bound to vfio-pci), $PF, $GUEST_KERNEL, $GUEST_INITRD, $SLUICE.
+    /// $VF0 $VF1 $NVME $E1000E (PCI addresses, bound to vfio-pci), $PF $XHCI $BOCHS_DISPLAY (not bound to it),
+    /// $GUEST_KERNEL, $GUEST_INITRD, $SLUICE.
     ///
     /// A guest started with $GUEST_INITRD runs what its kernel command line says as \"script=COMMANDS\" and powers off;
     /// with lab.interactive there it is a shell; with neither it reads "ID COMMAND" lines from its serial port.

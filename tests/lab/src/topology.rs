@@ -15,6 +15,12 @@ pub const NVME: &str = "0000:02:00.0";
 pub const NVME_BYTES: u64 = 64 << 20;
 /// The second NIC, an 82574L.
 pub const E1000E: &str = "0000:03:00.0";
+/// The USB controller, with a disk plugged in.
+pub const XHCI: &str = "0000:04:00.0";
+/// Bytes on the USB disk.
+pub const USB_DISK_BYTES: u64 = 64 << 20;
+/// The display adapter, a framebuffer and nothing else.
+pub const BOCHS_DISPLAY: &str = "0000:05:00.0";
 
 /// The host's address on the network its NIC's functions share.
 pub const PF_ADDRESS: &str = "10.10.0.1";

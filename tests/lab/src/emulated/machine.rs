@@ -17,6 +17,8 @@ pub struct Options<'a> {
     pub share: &'a Path,
     /// The raw image behind the NVMe controller.
     pub nvme_image: &'a Path,
+    /// The raw image behind the USB disk.
+    pub usb_image: &'a Path,
     /// Where the kernel's console goes.
     pub kernel_log: &'a Path,
     /// Where QEMU's monitor listens.
@@ -79,33 +81,32 @@ pub fn command(options: &Options) -> Command {
         &format!("local,path={share},mount_tag=lab,security_model=none,multidevs=remap"),
     ]);
 
-    for port in 1..=3 {
-        qemu.args([
-            "-device",
-            &format!(
-                "pcie-root-port,id=port{port},chassis={port},slot={port},bus=pcie.0,addr=1{port}.0"
-            ),
-        ]);
-    }
-    qemu.args([
-        "-netdev",
-        "user,id=uplink1,restrict=on",
-        "-device",
-        "igb,bus=port1,netdev=uplink1",
-    ]);
-    qemu.args([
-        "-drive",
-        &format!(
-            "file={},format=raw,if=none,id=flash",
-            options.nvme_image.display()
-        ),
-    ]);
-    qemu.args(["-device", "nvme,bus=port2,serial=lab,drive=flash"]);
-    qemu.args([
-        "-netdev",
-        "user,id=uplink3,restrict=on",
-        "-device",
-        "e1000e,bus=port3,netdev=uplink3",
-    ]);
+    assignable(&mut qemu, options);
     qemu
+}
+
+/// What may be given to a guest; the addresses in [`topology`] follow from the order of the ports.
+fn assignable(qemu: &mut Command, options: &Options) {
+    for port in 1..=5 {
+        let place = format!("id=port{port},chassis={port},slot={port},bus=pcie.0,addr=1{port}.0");
+        qemu.args(["-device", &format!("pcie-root-port,{place}")]);
+    }
+    qemu.args(["-netdev", "user,id=uplink1,restrict=on"]);
+    qemu.args(["-device", "igb,bus=port1,netdev=uplink1"]);
+
+    qemu.args(["-drive", &image("flash", options.nvme_image)]);
+    qemu.args(["-device", "nvme,bus=port2,serial=lab,drive=flash"]);
+
+    qemu.args(["-netdev", "user,id=uplink3,restrict=on"]);
+    qemu.args(["-device", "e1000e,bus=port3,netdev=uplink3"]);
+
+    qemu.args(["-drive", &image("stick", options.usb_image)]);
+    qemu.args(["-device", "qemu-xhci,id=usb,bus=port4"]);
+    qemu.args(["-device", "usb-storage,bus=usb.0,drive=stick"]);
+
+    qemu.args(["-device", "bochs-display,bus=port5"]);
+}
+
+fn image(id: &str, file: &Path) -> String {
+    format!("file={},format=raw,if=none,id={id}", file.display())
 }

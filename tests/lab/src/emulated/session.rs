@@ -57,10 +57,14 @@ impl Session {
         fs::create_dir(session.share()).path(&session.share())?;
         initrd::host(&prepared.kernel, &session.file("host.img"))?;
         initrd::guest(&prepared.kernel, &session.file("guest.img"))?;
-        let image = session.file("nvme.img");
-        File::create(&image)
-            .and_then(|file| file.set_len(topology::NVME_BYTES))
-            .path(&image)?;
+        for (image, bytes) in [
+            (session.nvme_image(), topology::NVME_BYTES),
+            (session.usb_image(), topology::USB_DISK_BYTES),
+        ] {
+            File::create(&image)
+                .and_then(|file| file.set_len(bytes))
+                .path(&image)?;
+        }
         Ok(session)
     }
 
@@ -76,7 +80,8 @@ impl Session {
             kernel: &prepared.kernel.image(),
             initrd: &self.file("host.img"),
             share: &self.share(),
-            nvme_image: &self.file("nvme.img"),
+            nvme_image: &self.nvme_image(),
+            usb_image: &self.usb_image(),
             kernel_log: &self.kernel_log(),
             monitor: &self.monitor(),
             console,
@@ -167,6 +172,14 @@ impl Session {
         self.directory.path().join(name)
     }
 
+    fn nvme_image(&self) -> PathBuf {
+        self.file("nvme.img")
+    }
+
+    fn usb_image(&self) -> PathBuf {
+        self.file("usb.img")
+    }
+
     fn kernel_log(&self) -> PathBuf {
         self.file("kernel.log")
     }
@@ -220,6 +233,8 @@ impl Session {
             ("PF", topology::PHYSICAL_FUNCTION.into()),
             ("NVME", topology::NVME.into()),
             ("E1000E", topology::E1000E.into()),
+            ("XHCI", topology::XHCI.into()),
+            ("BOCHS_DISPLAY", topology::BOCHS_DISPLAY.into()),
         ];
         let exports: String = variables
             .iter()

@@ -31,7 +31,7 @@ pub const HOST_MODULES: [&str; 16] = [
     "ahci",
 ];
 /// Modules a nested guest may load.
-pub const GUEST_MODULES: [&str; 12] = [
+pub const GUEST_MODULES: [&str; 16] = [
     "igbvf",
     "igb",
     "e1000",
@@ -44,6 +44,10 @@ pub const GUEST_MODULES: [&str; 12] = [
     "isofs",
     "nvme",
     "virtio_net",
+    "xhci_pci",
+    "usb_storage",
+    "uas",
+    "bochs",
 ];
 
 /// An unpacked kernel package.
@@ -56,6 +60,8 @@ impl Kernel {
     /// The newest kernel in `directory`, fetched if there is none.
     pub fn find_or_fetch(directory: &Path, apt: &Apt) -> Result<Self> {
         if let Some(found) = Self::newest_in(directory) {
+            // It may have been unpacked when the lab loaded fewer modules.
+            found.make_modules_ready()?;
             return Ok(found);
         }
         fs::create_dir_all(directory).path(directory)?;
@@ -148,12 +154,18 @@ impl Kernel {
 
     /// Decompresses what the lab loads (an emulated processor is slow at it) and indexes the tree.
     fn make_modules_ready(&self) -> Result<()> {
-        self.index_modules()?;
+        if !self.modules().join("modules.dep").exists() {
+            self.index_modules()?;
+        }
         let wanted: Vec<&str> = HOST_MODULES.iter().chain(&GUEST_MODULES).copied().collect();
         let files = self.module_files(&wanted)?;
-        let compressed = files
+        let compressed: Vec<&PathBuf> = files
             .iter()
-            .filter(|path| path.extension().is_some_and(|extension| extension == "xz"));
+            .filter(|path| path.extension().is_some_and(|extension| extension == "xz"))
+            .collect();
+        if compressed.is_empty() {
+            return Ok(());
+        }
         output_of(Command::new("xz").arg("-d").args(compressed))?;
         self.index_modules()
     }
