@@ -11,6 +11,7 @@ mod file;
 mod mac;
 mod option;
 mod origin;
+mod ports;
 mod settings;
 mod validate;
 
@@ -59,7 +60,7 @@ pub struct Machine {
     pub cdroms: Vec<Cdrom>,
     /// Network cards, in the order given, at most [`MAX_NETS`].
     pub nets: Vec<Net>,
-    /// Assigned host devices, ordered by port; no two on one port.
+    /// Assigned host devices, ordered by port and function; no two in one place.
     pub assigns: Vec<Assign>,
     /// Where the serial port goes.
     pub serial: Serial,
@@ -121,6 +122,8 @@ pub struct Assign {
     pub device: pci::HostBdf,
     /// Which root port (slot) it is plugged into, 1 to [`MAX_PORT`].
     pub port: u8,
+    /// Which function it is of the device in that slot; each has a function 0.
+    pub function: u8,
 }
 
 /// Where the serial port goes.
