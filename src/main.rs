@@ -5,11 +5,12 @@ use std::error::Error;
 use std::io::Write;
 use std::process::ExitCode;
 
-use sluice::cli::{self, Command};
+use sluice::cli::{self, Command, Page};
+use sluice::host::Host;
 
 fn main() -> ExitCode {
     match sluice() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             eprintln!("sluice: error: {}", cli::one_line(&*error));
             ExitCode::FAILURE
@@ -17,12 +18,30 @@ fn main() -> ExitCode {
     }
 }
 
-fn sluice() -> Result<(), Box<dyn Error>> {
+fn sluice() -> Result<ExitCode, Box<dyn Error>> {
     cli::start_logging()?;
     match cli::parse(std::env::args_os())? {
-        // A reader who has seen enough is no error.
-        Command::Show(text) => drop(std::io::stdout().write_all(text.as_bytes())),
+        Command::Show(text) => show(&text),
         Command::Run(machine) => drop(sluice::machine::run(&machine)?),
+        Command::Devices(what) => show(&cli::devices(&host(), &what, Page::stdout())?),
+        Command::Check => {
+            let (text, works) = cli::check(&host(), Page::stdout());
+            show(&text);
+            return Ok(if works {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::FAILURE
+            });
+        }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
+}
+
+fn host() -> Host {
+    Host::this_machine()
+}
+
+/// A reader who has seen enough is no error.
+fn show(text: &str) {
+    drop(std::io::stdout().write_all(text.as_bytes()));
 }

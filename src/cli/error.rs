@@ -8,7 +8,7 @@ use crate::config::{ConfigError, FileError, OptionError};
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// Not a command line of ours.
-    #[error("{0}; see sluice run --help")]
+    #[error("{0}; see sluice --help")]
     Usage(String),
     /// A flag's value cannot be read.
     #[error("{flag} {text}")]

@@ -1,10 +1,11 @@
-//! The flags of `sluice run`. Structured values are taken as text here and read by
+//! The flags of every verb. Structured values are taken as text here and read by
 //! [`crate::config`], which reads the same text from a file.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
+use pci::HostBdf;
 
 use super::CliError;
 use crate::config::{Given, OptionError, Settings};
@@ -22,6 +23,11 @@ pub enum Verb {
     /// Run a machine until it powers off
     #[command(after_help = AFTER_RUN)]
     Run(Box<Run>),
+    /// List this host's PCI devices and whether a guest can have them
+    Devices(Devices),
+    /// Check whether this host can give devices to guests, and say what to do if not
+    #[command(after_help = AFTER_CHECK)]
+    Check,
 }
 
 const AFTER_RUN: &str = "\
@@ -31,6 +37,21 @@ value is written twice. Ctrl-A x leaves a stdio console.
 Exit status: 0 when the guest powers off, and with --no-reboot also when it resets; 1 \
 otherwise, with one line that says why. SLUICE_LOG=debug shows more (levels and targets as \
 in env_logger).";
+
+const AFTER_CHECK: &str = "\
+The status is 0 if assignment can work, also with warnings, and 1 if something has failed.";
+
+/// What to show of the host's devices.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct Devices {
+    /// Show all about these devices only, such as 0000:02:10.0
+    #[arg(value_name = "BDF")]
+    pub only: Vec<HostBdf>,
+
+    /// Write everything as JSON
+    #[arg(long)]
+    pub json: bool,
+}
 
 #[derive(Args, Debug)]
 pub struct Run {

@@ -1,8 +1,11 @@
 //! The command line: flags, exit codes, log output and the progress bar.
 
+mod check;
+mod devices;
 mod error;
 mod flags;
 mod log;
+mod page;
 mod progress;
 
 use std::ffi::OsString;
@@ -12,8 +15,12 @@ use clap::error::ErrorKind;
 
 use crate::config::{self, Machine};
 
+pub use check::check;
+pub use devices::devices;
 pub use error::{CliError, one_line};
+pub use flags::Devices;
 pub use log::start_logging;
+pub use page::Page;
 pub use progress::Progress;
 
 /// What the operator wants done.
@@ -21,6 +28,10 @@ pub use progress::Progress;
 pub enum Command {
     /// Run a machine.
     Run(Box<Machine>),
+    /// List the host's devices.
+    Devices(Devices),
+    /// Check whether the host can assign devices.
+    Check,
     /// Show this (help or version) on standard output.
     Show(String),
 }
@@ -37,11 +48,17 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, C
         }
         Err(e) => return Err(CliError::usage(&e)),
     };
-    let flags::Verb::Run(run) = flags.verb;
+    let run = match flags.verb {
+        flags::Verb::Run(run) => run,
+        flags::Verb::Devices(what) => return Ok(Command::Devices(what)),
+        flags::Verb::Check => return Ok(Command::Check),
+    };
     let file = run.config.as_deref().map(config::load).transpose()?;
     let settings = run.settings()?.over(file.unwrap_or_default());
     Ok(Command::Run(Box::new(settings.validate()?)))
 }
 
+#[cfg(test)]
+mod golden;
 #[cfg(test)]
 mod tests;

@@ -37,7 +37,7 @@ impl Folder {
             .unwrap_or_else(|e| panic!("{}", one_line(&e)))
         {
             Command::Run(machine) => *machine,
-            Command::Show(text) => panic!("{text}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -126,6 +126,10 @@ fn wrong_input_is_one_clear_line() {
             "unexpected argument 'extra' found",
         ),
         (
+            "devices lp0",
+            "invalid value 'lp0' for '[BDF]...': 'lp0' is not a PCI address",
+        ),
+        (
             "run --config @/bad.toml",
             "@/bad.toml:2: cpu: unknown key `cpu`, the known keys are `kernel`",
         ),
@@ -145,9 +149,25 @@ fn wrong_input_is_one_clear_line() {
 }
 
 #[test]
+fn what_to_show_of_the_host() {
+    let folder = Folder::new();
+    let devices = |line| match folder.parse(line).unwrap() {
+        Command::Devices(devices) => devices,
+        other => panic!("{other:?}"),
+    };
+    let all = devices("devices --json");
+    assert!(all.json && all.only.is_empty());
+    let some = devices("devices 02:10.0 0000:02:10.2");
+    let names: Vec<_> = some.only.iter().map(ToString::to_string).collect();
+    assert_eq!(names, ["0000:02:10.0", "0000:02:10.2"]);
+    assert!(!some.json);
+    assert!(matches!(folder.parse("check").unwrap(), Command::Check));
+}
+
+#[test]
 fn no_command_is_told_and_not_answered_with_a_page() {
     let error = parse(["sluice".into()]).unwrap_err();
-    assert_eq!(one_line(&error), "no command given; see sluice run --help");
+    assert_eq!(one_line(&error), "no command given; see sluice --help");
 }
 
 #[test]
@@ -160,7 +180,7 @@ fn help_and_version_are_shown() {
     ] {
         match folder.parse(line).unwrap() {
             Command::Show(text) => assert!(text.contains(want), "{text}"),
-            Command::Run(_) => panic!("{line} ran a machine"),
+            other => panic!("{line}: {other:?}"),
         }
     }
 }

@@ -9,8 +9,15 @@ use std::path::{Path, PathBuf};
 
 use super::Host;
 
-/// The kernel's `IORESOURCE_*` flags of a 32-bit memory BAR.
+/// The kernel's `IORESOURCE_*` flags, as sysfs shows them, of a 32-bit memory BAR, a
+/// prefetchable one of 64 bits, an I/O BAR and a ROM.
 pub(crate) const MEMORY: u64 = 0x0004_0200;
+pub(crate) const MEMORY_64: u64 = 0x0014_220c;
+pub(crate) const PORTS: u64 = 0x0004_0101;
+pub(crate) const ROM: u64 = 0x0004_6200;
+
+/// No BAR.
+pub(crate) const NO_BAR: (u64, u64, u64) = (0, 0, 0);
 
 /// The tree; gone when dropped.
 pub(crate) struct FakeTree(tempfile::TempDir);
@@ -220,4 +227,20 @@ impl FakeFunction {
         });
         lines.collect()
     }
+}
+
+/// The config space of a port of this type, with ACS capability and control if given.
+pub(crate) fn port(kind: u8, acs: Option<(u8, u8)>) -> Vec<u8> {
+    let mut config = vec![0; 4096];
+    config[0x06] = 0x10;
+    config[0x34] = 0x50;
+    // MSI, then PCI Express.
+    config[0x50..0x52].copy_from_slice(&[0x05, 0x60]);
+    config[0x60..0x64].copy_from_slice(&[0x10, 0x00, 0x02 | kind << 4, 0x01]);
+    // AER, then ACS.
+    config[0x100..0x104].copy_from_slice(&[0x01, 0x00, 0x02, 0x15]);
+    if let Some((has, on)) = acs {
+        config[0x150..0x158].copy_from_slice(&[0x0d, 0x00, 0x01, 0x00, has, 0, on, 0]);
+    }
+    config
 }

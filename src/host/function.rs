@@ -36,8 +36,66 @@ pub struct PciFunction {
     pub resources: Vec<Resource>,
     /// The physical function, if this is a virtual one.
     pub physical: Option<HostBdf>,
+    /// Its virtual functions, if it can have any.
+    pub sriov: Option<SrIov>,
     /// Ways in which the kernel can reset it, best first; none if it cannot.
     pub reset_methods: Vec<String>,
+}
+
+/// What a physical function says of its virtual ones.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct SrIov {
+    /// How many it can have.
+    pub total: u16,
+    /// Those that there are, in order of their numbers.
+    pub made: Vec<HostBdf>,
+}
+
+impl SrIov {
+    fn read(dir: &Path) -> Option<Self> {
+        let total = fs::read_to_string(dir.join("sriov_totalvfs")).ok()?;
+        let virtual_function = |n: u16| link_name(&dir.join(format!("virtfn{n}")))?.parse().ok();
+        Some(Self {
+            total: total.trim().parse().ok()?,
+            made: (0..).map_while(virtual_function).collect(),
+        })
+    }
+}
+
+/// A BAR or option ROM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bar {
+    /// Which.
+    pub place: BarPlace,
+    /// What it decodes.
+    pub kind: BarKind,
+    /// Where it is on the host.
+    pub address: u64,
+    /// Bytes, or I/O ports.
+    pub size: u64,
+}
+
+/// Which of a function's base address registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BarPlace {
+    /// BAR 0 to 5.
+    Bar(u8),
+    /// The expansion ROM's.
+    Rom,
+}
+
+/// What a BAR decodes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BarKind {
+    /// I/O ports.
+    Ports,
+    /// Memory.
+    Memory {
+        /// Its register is of 64 bits, not 32.
+        wide: bool,
+        /// Reads have no side effects.
+        prefetchable: bool,
+    },
 }
 
 /// A range that the function decodes on the host.
@@ -52,6 +110,11 @@ pub struct Resource {
 }
 
 impl Resource {
+    // Bits of `flags` (the kernel's include/linux/ioport.h).
+    const IO: u64 = 0x100;
+    const PREFETCH: u64 = 0x2000;
+    const MEM_64: u64 = 0x10_0000;
+
     /// Length in bytes.
     pub fn len(&self) -> u64 {
         match self.end {
@@ -63,6 +126,16 @@ impl Resource {
     /// There is no such range.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    fn kind(&self) -> BarKind {
+        if self.flags & Self::IO != 0 {
+            return BarKind::Ports;
+        }
+        BarKind::Memory {
+            wide: self.flags & Self::MEM_64 != 0,
+            prefetchable: self.flags & Self::PREFETCH != 0,
+        }
     }
 
     fn parse(line: &str) -> Self {
@@ -95,9 +168,14 @@ impl PciFunction {
             })
         };
         let text = |name: &str| fs::read_to_string(dir.join(name)).unwrap_or_default();
+        let vendor = match number("vendor") {
+            // It went away just now.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            vendor => vendor? as u16,
+        };
         Ok(Some(Self {
             address,
-            vendor: number("vendor")? as u16,
+            vendor,
             device: number("device")? as u16,
             subsystem: (
                 number("subsystem_vendor").unwrap_or(0) as u16,
@@ -111,6 +189,7 @@ impl PciFunction {
             numa_node: text("numa_node").trim().parse().ok(),
             resources: text("resource").lines().map(Resource::parse).collect(),
             physical: link_name(&dir.join("physfn")).and_then(|name| name.parse().ok()),
+            sriov: SrIov::read(dir),
             reset_methods: text("reset_method")
                 .split_whitespace()
                 .map(str::to_owned)
@@ -124,15 +203,45 @@ impl PciFunction {
         self.class >> 8 == 0x0604
     }
 
+    /// Its BARs and its ROM: those that it has.
+    pub fn bars(&self) -> impl Iterator<Item = Bar> {
+        let places = (0..6).map(BarPlace::Bar).chain([BarPlace::Rom]);
+        let both = places.zip(&self.resources);
+        both.filter(|(_, range)| !range.is_empty())
+            .map(|(place, range)| Bar {
+                place,
+                kind: range.kind(),
+                address: range.start,
+                size: range.len(),
+            })
+    }
+
+    /// Its vendor's name, if the PCI database has it.
+    pub fn vendor_name(&self) -> Option<&'static str> {
+        pci_ids::Vendor::from_id(self.vendor).map(|vendor| vendor.name())
+    }
+
+    /// Its own name, if the PCI database has it.
+    pub fn device_name(&self) -> Option<&'static str> {
+        pci_ids::Device::from_vid_pid(self.vendor, self.device).map(|device| device.name())
+    }
+
     /// Its vendor's and its own name, or its numbers where the PCI database has none.
     pub fn name(&self) -> String {
-        let vendor = pci_ids::Vendor::from_id(self.vendor);
-        let device = pci_ids::Device::from_vid_pid(self.vendor, self.device);
-        match (vendor, device) {
-            (Some(vendor), Some(device)) => format!("{} {}", vendor.name(), device.name()),
-            (Some(vendor), None) => format!("{} device {:04x}", vendor.name(), self.device),
+        match (self.vendor_name(), self.device_name()) {
+            (Some(vendor), Some(device)) => format!("{vendor} {device}"),
+            (Some(vendor), None) => format!("{vendor} device {:04x}", self.device),
             _ => format!("device {:04x}:{:04x}", self.vendor, self.device),
         }
+    }
+
+    /// What its class code says it is: `Ethernet controller`.
+    pub fn class_name(&self) -> String {
+        let [_, base, sub, _] = self.class.to_be_bytes();
+        let name = pci_ids::Subclass::from_cid_sid(base, sub)
+            .map(|class| class.name())
+            .or_else(|| pci_ids::Class::from_id(base).map(|class| class.name()));
+        name.map_or_else(|| format!("class {:04x}", self.class >> 8), str::to_owned)
     }
 }
 

@@ -5,6 +5,8 @@
 use std::fmt;
 use std::io;
 
+use pci::HostBdf;
+
 use super::{Host, PciFunction, link_name, names_in};
 
 /// A group and what is in it.
@@ -50,13 +52,42 @@ impl Group {
         Ok(Self { number, members })
     }
 
-    /// The members whose drivers keep the group from being handed out.
-    pub fn in_the_way(&self) -> impl Iterator<Item = &Member> {
-        self.members.iter().filter(|m| m.is_in_the_way())
+    /// Who is in it besides the function at `address`.
+    pub fn others(&self, address: HostBdf) -> impl Iterator<Item = &Member> {
+        let is_it = move |m: &Member| m.function().is_some_and(|f| f.address == address);
+        self.members.iter().filter(move |m| !is_it(m))
+    }
+
+    /// The PCI functions in it that could be given to a guest.
+    pub fn endpoints(&self) -> impl Iterator<Item = &PciFunction> {
+        let functions = self.members.iter().filter_map(Member::function);
+        functions.filter(|f| !f.is_bridge())
+    }
+
+    /// The bridges in it.
+    pub fn bridges(&self) -> impl Iterator<Item = &PciFunction> {
+        let functions = self.members.iter().filter_map(Member::function);
+        functions.filter(|f| f.is_bridge())
     }
 }
 
 impl Member {
+    /// The PCI function, if it is one.
+    pub fn function(&self) -> Option<&PciFunction> {
+        match self {
+            Self::Pci(function) => Some(function),
+            Self::Other { .. } => None,
+        }
+    }
+
+    /// Its address, or its name in sysfs.
+    pub fn id(&self) -> String {
+        match self {
+            Self::Pci(function) => function.address.to_string(),
+            Self::Other { name, .. } => name.clone(),
+        }
+    }
+
     /// The driver bound to it.
     pub fn driver(&self) -> Option<&str> {
         match self {
@@ -67,7 +98,7 @@ impl Member {
 
     /// A driver that does DMA of its own holds it. VFIO's drivers and pci-stub do none, and
     /// those of bridges say that they leave DMA to the group's owner.
-    fn is_in_the_way(&self) -> bool {
+    pub(super) fn is_in_the_way(&self) -> bool {
         let fabric = matches!(self, Self::Pci(function) if function.is_bridge());
         !fabric
             && self
@@ -85,6 +116,38 @@ impl fmt::Display for Member {
             }
             Self::Other { name, .. } => write!(f, "{name} ({driver})"),
         }
+    }
+}
+
+/// Memory that the firmware wants its devices to reach (VT-d's RMRR, AMD-Vi's unity maps).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Reserved {
+    /// First address.
+    pub start: u64,
+    /// Last address.
+    pub end: u64,
+}
+
+impl fmt::Display for Reserved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}–{:#x}", self.start, self.end)
+    }
+}
+
+impl Host {
+    /// Memory that must stay mapped for the group's devices, so that the kernel hands none
+    /// of them to a guest: `direct` regions. `direct-relaxable` ones are for a driver that
+    /// is gone by then (Documentation/ABI/testing/sysfs-kernel-iommu_groups).
+    pub(super) fn reserved(&self, group: u32) -> Vec<Reserved> {
+        let regions = format!("sys/kernel/iommu_groups/{group}/reserved_regions");
+        let number = |text: &str| u64::from_str_radix(text.trim_start_matches("0x"), 16).ok();
+        let direct = |line: &str| {
+            let mut fields = line.split_whitespace();
+            let (start, end) = (number(fields.next()?)?, number(fields.next()?)?);
+            (fields.next() == Some("direct")).then_some(Reserved { start, end })
+        };
+        let text = self.text(&regions).unwrap_or_default();
+        text.lines().filter_map(direct).collect()
     }
 }
 

@@ -3,18 +3,26 @@
 //!
 //! Everything is read from sysfs and `/dev/vfio` under a root that a test can replace.
 
+mod check;
 mod function;
 mod group;
+mod interrupts;
+mod isolation;
 mod ready;
+mod survey;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use pci::HostBdf;
 
-pub use function::{PciFunction, Resource};
-pub use group::{Group, Member};
+pub use check::{Finding, Status};
+pub use function::{Bar, BarKind, BarPlace, PciFunction, Resource, SrIov};
+pub use group::{Group, Member, Reserved};
+pub use interrupts::Remapping;
+pub use isolation::Isolation;
 pub use ready::{AssignError, Assignable};
+pub use survey::Surveyed;
 
 /// The host's file tree.
 #[derive(Clone, Debug)]
@@ -43,7 +51,6 @@ impl Host {
         let mut found = Vec::new();
         for name in names_in(&self.devices())? {
             if let Ok(address) = name.parse() {
-                // A function may go away between the listing and the reading.
                 found.extend(self.function(address)?);
             }
         }
@@ -76,6 +83,18 @@ impl Host {
     fn vfio(&self, name: &str) -> PathBuf {
         self.root.join("dev/vfio").join(name)
     }
+
+    /// What a file says, without white space around it; `None` if it is not there or not for
+    /// this user.
+    fn text(&self, path: &str) -> Option<String> {
+        let text = std::fs::read_to_string(self.root.join(path)).ok()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// There is such a file or directory.
+    fn has(&self, path: &str) -> bool {
+        self.root.join(path).exists()
+    }
 }
 
 /// The names in a directory, sorted; none if there is no such directory.
@@ -97,6 +116,8 @@ fn link_name(link: &Path) -> Option<String> {
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
+#[cfg(test)]
+pub(crate) mod fake_server;
 #[cfg(test)]
 pub(crate) mod fake_tree;
 #[cfg(test)]

@@ -1,13 +1,15 @@
 //! Whether a function of the host can be given to a guest, and if not, why and what to do.
+//! `sluice run`, `sluice devices` and `sluice check` all have it from here.
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::{AccessFlags, access};
 use pci::HostBdf;
 
-use super::group::is_vfio;
+use super::group::{Reserved, is_vfio};
+use super::interrupts::Remapping;
 use super::{Group, Host, Member, PciFunction};
 
 /// A function that is ready to be assigned.
@@ -21,50 +23,35 @@ pub struct Assignable {
     pub sysfs: PathBuf,
 }
 
-/// Why a function cannot be given to a guest.
+/// Why a function cannot be given to a guest. Displayed it is one line with the function,
+/// the [reason](Self::reason) and the [remedy](Self::remedy).
 #[derive(Debug, thiserror::Error)]
 pub enum AssignError {
     /// There is no such function.
-    #[error("there is no PCI device {0} on this host (`lspci -D` lists what there is)")]
     NoSuchDevice(HostBdf),
     /// A bridge.
-    #[error("{0} is a PCI bridge: assign the devices behind it instead")]
     IsBridge(Box<PciFunction>),
     /// No IOMMU at all.
-    #[error(
-        "{0} has no IOMMU group because this host's IOMMU is off: enable VT-d (or AMD-Vi) in its \
-         firmware and boot it with intel_iommu=on"
-    )]
     IommuOff(Box<PciFunction>),
     /// The IOMMU is on, but not in front of this function.
-    #[error("{0} has no IOMMU group: no IOMMU of this host is in front of it")]
     NoGroup(Box<PciFunction>),
     /// The host itself uses it.
-    #[error(
-        "{function} is bound to the driver {driver}: give it to VFIO with `{}`",
-        Rebind(function)
-    )]
     OtherDriver {
         /// The function.
         function: Box<PciFunction>,
         /// Its driver.
         driver: String,
+        /// Others of its group that the host uses.
+        in_the_way: Vec<Member>,
     },
     /// No driver has it.
-    #[error(
-        "{function} is not bound to vfio-pci: bind it with `{}`",
-        Rebind(function)
-    )]
     NotBound {
         /// The function.
         function: Box<PciFunction>,
+        /// Others of its group that the host uses.
+        in_the_way: Vec<Member>,
     },
-    /// Others of the group are in use by the host.
-    #[error(
-        "{function} cannot be assigned: IOMMU group {group} is not viable, as the host uses {} of \
-         the same group; bind each to vfio-pci too, or unbind it from its driver",
-        list(in_the_way)
-    )]
+    /// It has the right driver, but others of the group are in use by the host.
     NotViable {
         /// The function.
         function: Box<PciFunction>,
@@ -73,54 +60,213 @@ pub enum AssignError {
         /// What is in the way.
         in_the_way: Vec<Member>,
     },
-    /// The group's device node is not there.
-    #[error("{} does not exist: load VFIO with `modprobe vfio-pci`", .0.display())]
-    NoVfio(PathBuf),
-    /// The device node may not be opened.
-    #[error(
-        "no permission to open {}: run as root, or give this user the file with `chown`", .0.display()
-    )]
-    Permission(PathBuf),
+    /// The firmware has told the kernel of memory that the group's devices must reach.
+    Reserved {
+        /// The function.
+        function: Box<PciFunction>,
+        /// The memory.
+        memory: Reserved,
+    },
+    /// Its interrupts would not be remapped.
+    UnsafeInterrupts(Box<PciFunction>),
+    /// A device node is not there.
+    NoVfio {
+        /// The function.
+        function: Box<PciFunction>,
+        /// The node.
+        node: PathBuf,
+    },
+    /// A device node may not be opened.
+    Permission {
+        /// The function.
+        function: Box<PciFunction>,
+        /// The node.
+        node: PathBuf,
+    },
     /// Sysfs could not be read.
-    #[error("cannot read about {0}")]
     Sysfs(HostBdf, #[source] io::Error),
+}
+
+impl AssignError {
+    /// Its name for programs; these do not change.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NoSuchDevice(_) => "no-such-device",
+            Self::IsBridge(_) => "bridge",
+            Self::IommuOff(_) => "iommu-off",
+            Self::NoGroup(_) => "no-iommu-group",
+            Self::OtherDriver { .. } => "other-driver",
+            Self::NotBound { .. } => "no-driver",
+            Self::NotViable { .. } => "group-in-use",
+            Self::Reserved { .. } => "reserved-memory",
+            Self::UnsafeInterrupts(_) => "no-interrupt-remapping",
+            Self::NoVfio { .. } => "no-vfio",
+            Self::Permission { .. } => "no-permission",
+            Self::Sysfs(..) => "unreadable",
+        }
+    }
+
+    /// Why, in a word or two for a column of a table.
+    pub fn in_short(&self) -> &'static str {
+        match self {
+            Self::NoSuchDevice(_) => "absent",
+            Self::IsBridge(_) => "bridge",
+            Self::IommuOff(_) => "IOMMU off",
+            Self::NoGroup(_) => "no IOMMU",
+            Self::OtherDriver { in_the_way, .. } | Self::NotBound { in_the_way, .. }
+                if in_the_way.is_empty() =>
+            {
+                "bind first"
+            }
+            Self::OtherDriver { .. } | Self::NotBound { .. } | Self::NotViable { .. } => {
+                "group in use"
+            }
+            Self::Reserved { .. } => "reserved",
+            Self::UnsafeInterrupts(_) => "interrupts",
+            Self::NoVfio { .. } => "no VFIO",
+            Self::Permission { .. } => "permission",
+            Self::Sysfs(..) => "unreadable",
+        }
+    }
+
+    /// Why, in a clause about "it", the function.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::NoSuchDevice(_) => "there is no such device on this host".to_owned(),
+            Self::IsBridge(_) => "it is a PCI bridge".to_owned(),
+            Self::IommuOff(_) => {
+                "it has no IOMMU group because this host's IOMMU is off".to_owned()
+            }
+            Self::NoGroup(_) => {
+                "it has no IOMMU group: no IOMMU of this host is in front of it".to_owned()
+            }
+            Self::OtherDriver {
+                driver, in_the_way, ..
+            } => format!(
+                "it is bound to the driver {driver}{}",
+                also_in_use(in_the_way)
+            ),
+            Self::NotBound { in_the_way, .. } => {
+                format!("it is not bound to vfio-pci{}", also_in_use(in_the_way))
+            }
+            Self::NotViable {
+                group, in_the_way, ..
+            } => format!(
+                "IOMMU group {group} is not viable, as the host uses {} of the same group",
+                list(in_the_way)
+            ),
+            Self::Reserved { memory, .. } => format!(
+                "the firmware keeps memory at {memory} for its group, where the kernel lets no \
+                 guest's memory be"
+            ),
+            Self::UnsafeInterrupts(_) => {
+                "this host does not remap interrupts, and without that a guest could raise any \
+                 of the host's"
+                    .to_owned()
+            }
+            Self::NoVfio { node, .. } => format!("{} does not exist", node.display()),
+            Self::Permission { node, .. } => {
+                format!("this user may not open {}", node.display())
+            }
+            Self::Sysfs(..) => "what sysfs says about it cannot be read".to_owned(),
+        }
+    }
+
+    /// What to do about it, as a request.
+    pub fn remedy(&self) -> String {
+        match self {
+            Self::NoSuchDevice(_) => "`sluice devices` lists what there is".to_owned(),
+            Self::IsBridge(_) => "assign the devices behind it instead".to_owned(),
+            Self::IommuOff(_) => "enable VT-d (or AMD-Vi) in the firmware and boot the host with \
+                 intel_iommu=on; `sluice check` says more"
+                .to_owned(),
+            Self::NoGroup(_) => "use a slot behind another root port, and look for a firmware \
+                 setting or update that puts the IOMMU in front of all of them"
+                .to_owned(),
+            Self::OtherDriver {
+                function,
+                in_the_way,
+                ..
+            }
+            | Self::NotBound {
+                function,
+                in_the_way,
+            } if in_the_way.is_empty() => format!("bind it with `{}`", Rebind(function)),
+            Self::OtherDriver { function, .. } | Self::NotBound { function, .. } => format!(
+                "bind it with `{}` and do the same with the others, or unbind them",
+                Rebind(function)
+            ),
+            Self::NotViable { .. } => {
+                "bind each to vfio-pci too, or unbind it from its driver".to_owned()
+            }
+            Self::Reserved { .. } => "turn off in the firmware what wants that memory (often \
+                 the remote management), or ask the machine's vendor"
+                .to_owned(),
+            Self::UnsafeInterrupts(_) => "turn on interrupt remapping (or x2APIC) in the firmware \
+                 and boot the host without intremap=off; for a guest that you trust as the host, \
+                 `echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts`"
+                .to_owned(),
+            Self::NoVfio { .. } => "load VFIO with `modprobe vfio-pci`".to_owned(),
+            Self::Permission { node, .. } => format!(
+                "run as root, or give this user the file with `chown USER {}`",
+                node.display()
+            ),
+            Self::Sysfs(..) => "look into the host's kernel log".to_owned(),
+        }
+    }
+
+    fn function(&self) -> Option<&PciFunction> {
+        match self {
+            Self::NoSuchDevice(_) | Self::Sysfs(..) => None,
+            Self::IsBridge(function)
+            | Self::IommuOff(function)
+            | Self::NoGroup(function)
+            | Self::UnsafeInterrupts(function)
+            | Self::OtherDriver { function, .. }
+            | Self::NotBound { function, .. }
+            | Self::NotViable { function, .. }
+            | Self::Reserved { function, .. }
+            | Self::NoVfio { function, .. }
+            | Self::Permission { function, .. } => Some(function),
+        }
+    }
+}
+
+impl fmt::Display for AssignError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self, self.function()) {
+            (Self::NoSuchDevice(address), _) => {
+                let remedy = self.remedy();
+                return write!(f, "there is no PCI device {address} on this host; {remedy}");
+            }
+            (Self::Sysfs(address, _), _) => return write!(f, "cannot read about {address}"),
+            (_, Some(function)) => write!(f, "{function}")?,
+            (_, None) => write!(f, "the device")?,
+        }
+        let (reason, remedy) = (self.reason(), self.remedy());
+        write!(f, " cannot be assigned: {reason}; {remedy}")
+    }
 }
 
 impl Host {
     /// Finds out whether the function at `address` can be assigned. What only opening it can
     /// tell, such as that another process has it, is told when it is opened.
     pub fn check_assignable(&self, address: HostBdf) -> Result<Assignable, AssignError> {
-        let sysfs_error = |e| AssignError::Sysfs(address, e);
-        let function = self.function(address).map_err(sysfs_error)?;
-        let function = Box::new(function.ok_or(AssignError::NoSuchDevice(address))?);
-        if function.is_bridge() {
-            return Err(AssignError::IsBridge(function));
-        }
-        let Some(number) = function.group else {
-            return Err(if self.has_iommu() {
-                AssignError::NoGroup(function)
-            } else {
-                AssignError::IommuOff(function)
-            });
-        };
-        match function.driver.clone() {
-            None => return Err(AssignError::NotBound { function }),
-            Some(driver) if !is_vfio(&driver) => {
-                return Err(AssignError::OtherDriver { function, driver });
-            }
-            Some(_) => (),
-        }
-        let group = self.group(number).map_err(sysfs_error)?;
-        let in_the_way: Vec<_> = group.in_the_way().cloned().collect();
-        if !in_the_way.is_empty() {
-            return Err(AssignError::NotViable {
-                function,
-                group: number,
-                in_the_way,
-            });
+        let (function, number) = self.grouped(address)?;
+        let group = self.group(number);
+        let group = group.map_err(|e| AssignError::Sysfs(address, e))?;
+        let function = self.check_group(function, &group)?;
+        if self.interrupt_remapping() == Remapping::Off {
+            return Err(AssignError::UnsafeInterrupts(function));
         }
         for name in ["vfio", &number.to_string()] {
-            self.check_node(name)?;
+            let (file, node) = (self.vfio(name), Path::new("/dev/vfio").join(name));
+            if !file.exists() {
+                return Err(AssignError::NoVfio { function, node });
+            }
+            if access(&file, AccessFlags::R_OK | AccessFlags::W_OK).is_err() {
+                return Err(AssignError::Permission { function, node });
+            }
         }
         Ok(Assignable {
             sysfs: self.sysfs_path(address),
@@ -129,13 +275,51 @@ impl Host {
         })
     }
 
-    fn check_node(&self, name: &str) -> Result<(), AssignError> {
-        let path = self.vfio(name);
-        if !path.exists() {
-            return Err(AssignError::NoVfio(path));
+    /// The function at `address` and its IOMMU group, if it is of the kind that can be
+    /// assigned at all.
+    pub(super) fn grouped(&self, address: HostBdf) -> Result<(Box<PciFunction>, u32), AssignError> {
+        let function = self.function(address);
+        let function = function.map_err(|e| AssignError::Sysfs(address, e))?;
+        let function = Box::new(function.ok_or(AssignError::NoSuchDevice(address))?);
+        if function.is_bridge() {
+            return Err(AssignError::IsBridge(function));
         }
-        access(&path, AccessFlags::R_OK | AccessFlags::W_OK)
-            .map_err(|_| AssignError::Permission(path))
+        match function.group {
+            Some(group) => Ok((function, group)),
+            None if self.has_iommu() => Err(AssignError::NoGroup(function)),
+            None => Err(AssignError::IommuOff(function)),
+        }
+    }
+
+    /// The function and its companions have drivers that let go of them, and the kernel has
+    /// no plans of its own for the group.
+    fn check_group(
+        &self,
+        function: Box<PciFunction>,
+        group: &Group,
+    ) -> Result<Box<PciFunction>, AssignError> {
+        let others = group.others(function.address);
+        let in_the_way: Vec<_> = others.filter(|m| m.is_in_the_way()).cloned().collect();
+        if let Some(memory) = self.reserved(group.number).into_iter().next() {
+            return Err(AssignError::Reserved { function, memory });
+        }
+        match function.driver.clone() {
+            None => Err(AssignError::NotBound {
+                function,
+                in_the_way,
+            }),
+            Some(driver) if !is_vfio(&driver) => Err(AssignError::OtherDriver {
+                function,
+                driver,
+                in_the_way,
+            }),
+            Some(_) if !in_the_way.is_empty() => Err(AssignError::NotViable {
+                function,
+                group: group.number,
+                in_the_way,
+            }),
+            Some(_) => Ok(function),
+        }
     }
 }
 
@@ -158,6 +342,13 @@ impl fmt::Display for Rebind<'_> {
             )?;
         }
         write!(f, "echo {address} > {sysfs}/drivers_probe")
+    }
+}
+
+fn also_in_use(others: &[Member]) -> String {
+    match others {
+        [] => String::new(),
+        others => format!(", and the host uses {} of the same group", list(others)),
     }
 }
 

@@ -87,7 +87,9 @@ fn names_the_driver_that_has_it_and_how_to_rebind() {
     tree.add(&vf(Some("igbvf"), Some(17)));
     let error = check(&tree).unwrap_err();
     assert!(
-        error.contains("82576 Virtual Function) is bound to the driver igbvf"),
+        error.contains(
+            "82576 Virtual Function) cannot be assigned: it is bound to the driver igbvf"
+        ),
         "{error}"
     );
     assert!(
@@ -136,6 +138,74 @@ fn names_every_device_in_the_way_of_the_group_and_no_other() {
     for innocent in ["00:1c.0", "02:10.1", "02:10.2", "02:10.3"] {
         assert!(!error.contains(innocent), "{error}");
     }
+}
+
+#[test]
+fn tells_of_the_whole_group_before_anything_is_bound() {
+    let tree = FakeTree::new();
+    tree.add(&vf(None, Some(17))).add(&FakeFunction {
+        address: "0000:02:10.1",
+        ..vf(Some("igbvf"), Some(17))
+    });
+    let error = check(&tree).unwrap_err();
+    assert!(
+        error.contains("is not bound to vfio-pci, and the host uses 0000:02:10.1"),
+        "{error}"
+    );
+    assert!(error.contains("with the others"), "{error}");
+}
+
+#[test]
+fn the_firmwares_memory_keeps_a_group_from_guests() {
+    let tree = FakeTree::new();
+    tree.add(&vf(Some("vfio-pci"), Some(17)));
+    let regions = |kind: &str| {
+        let lines = format!(
+            "0x00000000000e8000 0x00000000000e8fff {kind}\n\
+             0x00000000fee00000 0x00000000feefffff msi\n"
+        );
+        tree.write("sys/kernel/iommu_groups/17/reserved_regions", lines);
+    };
+    regions("direct-relaxable");
+    assert!(check(&tree).is_ok());
+    regions("direct");
+    let error = check(&tree).unwrap_err();
+    assert!(error.contains("memory at 0xe8000–0xe8fff"), "{error}");
+}
+
+#[test]
+fn interrupts_must_be_remapped_unless_the_operator_says_otherwise() {
+    let tree = FakeTree::new();
+    tree.add(&vf(Some("vfio-pci"), Some(17)));
+    let interrupts = |controller: &str| {
+        let lines = format!("      CPU0  CPU1\n 0:  171  12  {controller}  2-edge  timer\n");
+        tree.write("proc/interrupts", lines);
+    };
+    interrupts("IR-IO-APIC");
+    assert!(check(&tree).is_ok());
+    interrupts("IO-APIC");
+    assert!(
+        check(&tree)
+            .unwrap_err()
+            .contains("does not remap interrupts")
+    );
+    let allow = "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts";
+    tree.write(allow, "N\n");
+    assert!(check(&tree).is_err());
+    tree.write(allow, "Y\n");
+    assert!(check(&tree).is_ok());
+    interrupts("XT-PIC");
+    assert_eq!(tree.host().interrupt_remapping(), Remapping::Unknown);
+    assert!(check(&tree).is_ok(), "the kernel will know");
+}
+
+#[test]
+fn a_device_that_goes_away_while_it_is_read_is_not_there() {
+    let tree = FakeTree::new();
+    tree.add(&vf(None, None))
+        .remove(tree.attribute("0000:02:10.0", "vendor"));
+    assert_eq!(tree.host().functions().unwrap(), []);
+    assert!(check(&tree).unwrap_err().contains("no PCI device"));
 }
 
 #[test]
