@@ -315,8 +315,8 @@ fn assigned_devices() {
     desk.fails_with("--assign 0000:fe:1f.7", &["0000:fe:1f.7"]);
     desk.fails_with("--assign lp0", &["--assign", "lp0"]);
     let line = desk.fails_with(
-        "--assign 0000:02:10.0,port=3 --assign 0000:02:10.2,port=3",
-        &["0000:02:10.0", "0000:02:10.2", "port 3"],
+        "--assign 0000:02:10.0,port=3 --assign 0000:03:00.0,port=3",
+        &["0000:02:10.0", "0000:03:00.0", "port 3"],
     );
     assert!(!line.contains("no PCI device"), "{line}");
     desk.fails_with(

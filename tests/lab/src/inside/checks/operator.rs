@@ -7,7 +7,7 @@ use crate::inside::rig::Rig;
 use crate::inside::state::HostState;
 use crate::inside::sysfs;
 use crate::inside::vmm::{GuestSpec, Vmm, sluice_program};
-use crate::topology::{PHYSICAL_FUNCTION, TAP, VIRTUAL_FUNCTIONS};
+use crate::topology::{NVME, PHYSICAL_FUNCTION, TAP, VIRTUAL_FUNCTIONS};
 use std::fs;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -162,7 +162,7 @@ fn bad_toml_key(rig: &mut Rig, _: u32) -> Result<()> {
 }
 
 fn one_slot(rig: &mut Rig, _: u32) -> Result<()> {
-    let [first, second] = VIRTUAL_FUNCTIONS;
+    let [first, second] = [VIRTUAL_FUNCTIONS[0], NVME];
     let (a, b) = (format!("{first},port=1"), format!("{second},port=1"));
     refused(rig, &["--assign", &a, "--assign", &b], &[first, second])
 }
