@@ -13,6 +13,10 @@ const VENDOR_ID: Register = Register::containing(0x00);
 const COMMAND: Register = Register::containing(0x04);
 const HEADER_TYPE: Register = Register::containing(0x0c);
 const FIRST_BAR: u16 = 0x10;
+const ROM_ENDPOINT: Register = Register::containing(0x30);
+const ROM_BRIDGE: Register = Register::containing(0x38);
+/// The address bits of a ROM's base address register (PCIe 6.0 §7.5.1.2.4).
+const ROM_ADDRESS: u32 = !0x7ff;
 const BUS_NUMBERS: Register = Register::containing(0x18);
 const IO_WINDOW: Register = Register::containing(0x1c);
 const MEMORY_WINDOW: Register = Register::containing(0x20);
@@ -321,7 +325,12 @@ fn scan_function<C: ConfigCycles>(cycles: &C, bdf: Bdf, next_bus: &mut u16) -> F
     let is_bridge = cycles.read(bdf, HEADER_TYPE) >> 16 & 0x7f == 1;
     let command = cycles.read(bdf, COMMAND) & !(COMMAND_IO | COMMAND_MEMORY);
     cycles.write(bdf, ConfigWrite::new(COMMAND, command, 0b0011));
-    let bars = size_bars(cycles, bdf, if is_bridge { 2 } else { 6 });
+    let (count, rom) = match is_bridge {
+        true => (2, ROM_BRIDGE),
+        false => (6, ROM_ENDPOINT),
+    };
+    let mut bars = size_bars(cycles, bdf, count);
+    bars.extend(size_rom(cycles, bdf, rom));
     let behind = is_bridge.then(|| scan_bridge(cycles, bdf, next_bus));
     Found { bdf, bars, behind }
 }
@@ -349,6 +358,21 @@ fn scan_bridge<C: ConfigCycles>(cycles: &C, bridge: Bdf, next_bus: &mut u16) -> 
     let behind = scan_bus(cycles, secondary, next_bus);
     number((*next_bus - 1).min(0xff) as u8);
     behind
+}
+
+/// An expansion ROM has its place as a BAR has, and is left disabled.
+fn size_rom<C: ConfigCycles>(cycles: &C, bdf: Bdf, register: Register) -> Option<BarFound> {
+    let put = |value| cycles.write(bdf, ConfigWrite::new(register, value, 0b1111));
+    put(ROM_ADDRESS);
+    let mask = cycles.read(bdf, register) & ROM_ADDRESS;
+    put(0);
+    let size = u64::from(mask.wrapping_neg());
+    size.is_power_of_two().then_some(BarFound {
+        register,
+        wide: false,
+        pool: Pool::Memory32,
+        size,
+    })
 }
 
 fn size_bars<C: ConfigCycles>(cycles: &C, bdf: Bdf, count: u16) -> Vec<BarFound> {

@@ -125,3 +125,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_rom_has_its_place_and_is_off() {
+    let nic = endpoint(&[(0, NARROW, 0x2_0000), (6, NARROW, 0x4_0000)]);
+    let topology = hierarchy(&[], &[nic]);
+    Hierarchy::survey(&topology).place(&windows()).unwrap();
+    assert_eq!(topology.decoded().len(), 1, "BAR 0 alone");
+    let nic = Bdf::new(1, 0, 0);
+    let rom = Register::containing(0x30);
+    let at = topology.config_read(nic, rom);
+    assert_eq!(at & 0x3_ffff, 0);
+    topology.config_write(nic, ConfigWrite::new(rom, at | 1, 0xf));
+    let base = u64::from(at);
+    let decoded = topology.decoded();
+    assert!(
+        decoded
+            .iter()
+            .any(|d| d.window.base == base && d.window.size == 0x4_0000)
+    );
+}

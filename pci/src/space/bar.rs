@@ -123,6 +123,23 @@ impl Bar {
         }
     }
 
+    /// Lays the register anew where it was already, after its size changed: of the address in
+    /// it remain the bits that it still has.
+    pub fn resize(&self, image: &mut Image) {
+        let mask = self.address_mask();
+        let low = mask as u32;
+        image.set_writable(self.register, u32::MAX, low);
+        image.put(
+            self.register,
+            image.get(self.register) & (low | self.flags()),
+        );
+        if self.is_wide() {
+            let high = (mask >> 32) as u32;
+            image.set_writable(self.upper(), u32::MAX, high);
+            image.put(self.upper(), image.get(self.upper()) & high);
+        }
+    }
+
     /// The range decoded now, if any.
     pub fn window(&self, image: &Image, command: Command) -> Option<Window> {
         let low = image.get(self.register);

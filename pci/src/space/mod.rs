@@ -188,6 +188,19 @@ impl ConfigSpace {
         Ok(())
     }
 
+    /// Changes the size of a base address register that is no ROM's, as Resizable BAR does
+    /// (§7.8.6.3).
+    pub fn resize_bar(&mut self, index: BarIndex, size: u64) -> Result<(), BarError> {
+        let slot = self.bars.get_mut(usize::from(index.0));
+        let bar = slot
+            .and_then(Option::as_mut)
+            .filter(|bar| bar.index != BarIndex::ROM)
+            .ok_or(BarError::NoSuchBar(index.0))?;
+        *bar = Bar::new(index, bar.kind, size, bar.register)?;
+        bar.resize(&mut self.image);
+        Ok(())
+    }
+
     /// The kind and size of a base address register.
     pub fn bar(&self, index: BarIndex) -> Option<(BarKind, u64)> {
         let bar = self.bars.get(usize::from(index.0))?.as_ref()?;

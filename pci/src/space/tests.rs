@@ -119,6 +119,28 @@ fn a_wide_bar_decodes_above_four_gigabytes_and_not_while_sized() {
 }
 
 #[test]
+fn a_bar_that_shrinks_and_grows_keeps_the_address_bits_it_has() {
+    let mut space = endpoint();
+    let wide = BarKind::Memory64 { prefetchable: true };
+    space.set_bar(BarIndex(0), wide, 1 << 30).unwrap();
+    write(&mut space, 4, 2, 2);
+    write(&mut space, 0x10, 4, 0x4000_0000);
+    write(&mut space, 0x14, 4, 0x12);
+    space.resize_bar(BarIndex(0), 1 << 20).unwrap();
+    let window = space.windows()[0];
+    assert_eq!((window.base, window.size), (0x12_4000_0000, 1 << 20));
+    write(&mut space, 0x10, 4, 0x4030_0000);
+    space.resize_bar(BarIndex(0), 1 << 34).unwrap();
+    let window = space.windows()[0];
+    assert_eq!((window.base, window.size), (0x10_0000_0000, 1 << 34));
+    assert_eq!(read(&space, 0x10, 4), 0xc);
+    for index in [1, 6, 7] {
+        let none = space.resize_bar(BarIndex(index), 1 << 20);
+        assert_eq!(none, Err(BarError::NoSuchBar(index)));
+    }
+}
+
+#[test]
 fn a_rom_has_an_enable_of_its_own() {
     let mut space = endpoint();
     let kind = BarKind::Memory32 {
