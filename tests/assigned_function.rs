@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use devices::bus::{FastPath, PciDevice};
 use devices::irq::{MsiRoute, MsiRoutes, RouteError};
-use devices::vfio::{AssignedDevice, KernelDevice, OpenError};
+use devices::vfio::{AssignedDevice, KernelDevice, OpenError, Presentation};
 use iommu::host::{HostMapper, Type1, pin_memory};
 use pci::{BarIndex, Bdf, Changes, ConfigWrite, Function, MsiMessage, Register};
 use sluice::host::Host;
@@ -90,8 +90,10 @@ fn open() -> Option<Rig> {
         .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((steps, pinned.len()), (3, 80 << 20));
     let routes = Arc::new(Routes::default());
+    let name = address.to_string();
+    let presentation = Presentation::default();
     let device =
-        AssignedDevice::new(&address.to_string(), Arc::new(backend), routes.clone()).unwrap();
+        AssignedDevice::new(&name, Arc::new(backend), routes.clone(), &presentation).unwrap();
     device.set_bdf(Bdf::new(1, 0, 0));
     Some(Rig {
         device,

@@ -93,9 +93,11 @@ pub struct Run {
     #[arg(long, value_name = "tap=…|user[,mac=…][,forward=…]")]
     net: Vec<String>,
 
-    /// Give the guest this device of the host's, such as 0000:02:10.0, at root port port;
+    /// Give the guest this device of the host's, such as 0000:02:10.0, at root port port; its
+    /// option ROM is its own (rom=on, the default), a file (rom=PATH) or none (rom=off). For
+    /// debugging, no-mmap traps every access to it and hide=msix+aer takes capabilities away;
     /// repeatable
-    #[arg(long, value_name = "BDF[,port=…]")]
+    #[arg(long, value_name = "BDF[,port=…][,rom=…][,no-mmap][,hide=…]")]
     assign: Vec<String>,
 
     /// Where the serial port goes [default: stdio]

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use devices::net::{Forward, Mac};
+use devices::vfio::{CapabilityName, Presentation, RomSource, UnknownCapability};
 use pci::HostBdf;
 use serde::de::{self, Deserialize, Deserializer};
 
@@ -32,12 +33,14 @@ pub struct NetSpec {
 }
 
 /// An `--assign` as it was written.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AssignSpec {
     /// Which device.
     pub device: HostBdf,
     /// The port it asks for.
     pub port: Option<u8>,
+    /// How it is shown to the guest.
+    pub presentation: Presentation,
 }
 
 impl FromStr for MemorySpec {
@@ -157,6 +160,28 @@ impl FromStr for Port {
     }
 }
 
+/// `on`, `off` or a path.
+fn rom_source(text: &str) -> RomSource {
+    match text {
+        "on" => RomSource::Device,
+        "off" => RomSource::Off,
+        path => RomSource::File(path.into()),
+    }
+}
+
+/// Names of capabilities, with `+` between them.
+#[derive(Default)]
+struct Capabilities(Vec<CapabilityName>);
+
+impl FromStr for Capabilities {
+    type Err = UnknownCapability;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCapability> {
+        let names: Result<_, _> = text.split('+').map(str::parse).collect();
+        names.map(Self)
+    }
+}
+
 impl FromStr for AssignSpec {
     type Err = OptionError;
 
@@ -165,12 +190,18 @@ impl FromStr for AssignSpec {
         if device.is_empty() {
             return Err(OptionError::Empty("a PCI address, such as 0000:02:10.0"));
         }
-        let options = Options::parse(rest, &["port"], &[])?;
+        let options = Options::parse(rest, &["port", "rom", "no-mmap", "hide"], &[])?;
+        let hide: Option<Capabilities> = options.read("hide")?;
         Ok(Self {
             device: device
                 .parse()
                 .map_err(|e: pci::ParseBdfError| OptionError::Value("BDF", e.to_string()))?,
             port: options.read("port")?.map(|Port(port)| port),
+            presentation: Presentation {
+                rom: options.value("rom")?.map(rom_source).unwrap_or_default(),
+                no_mmap: options.word("no-mmap")?,
+                hide: hide.map(|names| names.0).unwrap_or_default(),
+            },
         })
     }
 }
@@ -274,12 +305,22 @@ impl<'de> Deserialize<'de> for AssignSpec {
             #[serde(deserialize_with = "from_text")]
             bdf: HostBdf,
             port: Option<i64>,
+            rom: Option<String>,
+            #[serde(default, rename = "no-mmap")]
+            no_mmap: bool,
+            #[serde(default, deserialize_with = "from_text")]
+            hide: Capabilities,
         }
         let table = Table::deserialize(deserializer)?;
         let port = table.port.map(|port| port.to_string().parse::<Port>());
         Ok(Self {
             device: table.bdf,
             port: port.transpose().map_err(de::Error::custom)?.map(|p| p.0),
+            presentation: Presentation {
+                rom: table.rom.as_deref().map(rom_source).unwrap_or_default(),
+                no_mmap: table.no_mmap,
+                hide: table.hide.0,
+            },
         })
     }
 }
@@ -391,6 +432,21 @@ mod tests {
             assert!(error::<AssignSpec>(&text).contains("from 1 to 32"));
         }
         assert!(error::<AssignSpec>("port=3").contains("is not a PCI address"));
+    }
+
+    #[test]
+    fn how_an_assigned_device_is_shown() {
+        let shown = |text: &str| text.parse::<AssignSpec>().unwrap().presentation;
+        assert_eq!(shown("02:10.0"), Presentation::default());
+        let p = shown("02:10.0,rom=/a,,b.rom,no-mmap,hide=msix+aer");
+        assert_eq!(p.rom, RomSource::File("/a,b.rom".into()));
+        assert!(p.no_mmap);
+        assert_eq!(p.hide, ["msix", "aer"].map(|name| name.parse().unwrap()));
+        assert_eq!(shown("02:10.0,rom=on").rom, RomSource::Device);
+        assert_eq!(shown("02:10.0,rom=off").rom, RomSource::Off);
+        assert!(error::<AssignSpec>("02:10.0,hide=msi-x").contains("hide: 'msi-x' is no"));
+        assert!(error::<AssignSpec>("02:10.0,no-mmap=on").contains("takes no value"));
+        assert!(error::<AssignSpec>("02:10.0,rom=").contains("needs a value"));
     }
 
     #[test]

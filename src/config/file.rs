@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 
+use devices::vfio::RomSource;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
@@ -155,7 +156,12 @@ impl Source<'_> {
                 path: path(disc.path),
             }),
             net: self.many("net", d.net, |net| net),
-            assign: self.many("assign", d.assign, |assign| assign),
+            assign: self.many("assign", d.assign, |mut assign| {
+                if let RomSource::File(rom) = &mut assign.presentation.rom {
+                    *rom = path(std::mem::take(rom));
+                }
+                assign
+            }),
             serial: self.one("serial", d.serial, |serial| match serial.0 {
                 Serial::Stdio => Serial::Stdio,
                 Serial::File(p) => Serial::File(path(p)),

@@ -11,13 +11,13 @@ mod file;
 mod mac;
 mod option;
 mod origin;
-mod ports;
 mod settings;
 mod validate;
 
 use std::path::PathBuf;
 
 use devices::net::{Forward, Mac};
+use devices::vfio::Presentation;
 
 use crate::memory::HugePages;
 
@@ -60,7 +60,7 @@ pub struct Machine {
     pub cdroms: Vec<Cdrom>,
     /// Network cards, in the order given, at most [`MAX_NETS`].
     pub nets: Vec<Net>,
-    /// Assigned host devices, ordered by port and function; no two in one place.
+    /// Assigned host devices, ordered by port; no two on one port.
     pub assigns: Vec<Assign>,
     /// Where the serial port goes.
     pub serial: Serial,
@@ -116,14 +116,14 @@ pub enum NetBackend {
 }
 
 /// A host device given to the guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Assign {
     /// Which device.
     pub device: pci::HostBdf,
     /// Which root port (slot) it is plugged into, 1 to [`MAX_PORT`].
     pub port: u8,
-    /// Which function it is of the device in that slot; each has a function 0.
-    pub function: u8,
+    /// How it is shown to the guest.
+    pub presentation: Presentation,
 }
 
 /// Where the serial port goes.

@@ -20,6 +20,8 @@ pub enum RegionId {
     Bar(BarIndex),
     /// Config space, as the kernel virtualises it.
     Config,
+    /// The option ROM, to be read.
+    Rom,
 }
 
 /// What a region is.
@@ -31,7 +33,8 @@ pub struct RegionInfo {
     pub readable: bool,
     /// It can be written.
     pub writable: bool,
-    /// The parts that can be mapped: page aligned, in order, none if nothing can be.
+    /// The parts that can be mapped: page aligned, in order, none if nothing can be. Of a
+    /// region smaller than a page, that page if all of it is the device's on the host.
     pub mappable: Vec<Range<u64>>,
 }
 

@@ -4,6 +4,11 @@
 //! A page is mapped unless it holds part of the MSI-X table or of the pending bits, or is not
 //! wholly the BAR's. Everything else is trapped: the MSI-X structures go to our model, the
 //! rest to the device through the kernel. I/O ports are always trapped.
+//!
+//! A BAR smaller than a page is shown as one page where the kernel lets that page be mapped,
+//! that is where the rest of it is nobody else's on the host: a function may claim more
+//! addresses than it has registers (§7.5.1.2.1), and no other BAR can then share the page in
+//! the guest. Otherwise the BAR has its own size, and is trapped wherever it lies.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,13 +38,16 @@ impl Bar {
     }
 }
 
-/// The BARs that the device has.
-pub(super) fn find(backend: &dyn VfioBackend, device: &Snapshot) -> Vec<Bar> {
+/// The BARs that the device has; with `no_mmap`, as if nothing could be mapped.
+pub(super) fn find(backend: &dyn VfioBackend, device: &Snapshot, no_mmap: bool) -> Vec<Bar> {
     let bars = (0..6u8).filter_map(|n| {
         let index = BarIndex(n);
-        let info = backend.region(RegionId::Bar(index));
+        let mut info = backend.region(RegionId::Bar(index));
         if info.size == 0 {
             return None;
+        }
+        if no_mmap {
+            info.mappable.clear();
         }
         // The kernel keeps the type bits here, for virtual functions too.
         let flags = device.u32(0x10 + 4 * u16::from(n));
@@ -49,7 +57,11 @@ pub(super) fn find(backend: &dyn VfioBackend, device: &Snapshot) -> Vec<Bar> {
             0b100 => BarKind::Memory64 { prefetchable },
             _ => BarKind::Memory32 { prefetchable },
         };
-        let least = if kind == BarKind::Io { 4 } else { 16 };
+        let least = match kind {
+            BarKind::Io => 4,
+            _ if info.mappable.is_empty() => 16,
+            _ => PAGE,
+        };
         Some(Bar {
             index,
             kind,

@@ -22,20 +22,14 @@ impl Snapshot {
     }
 }
 
-/// Capability IDs that matter here (PCI Code and ID Assignment 1.11 §2).
+/// Capability IDs whose length is known (PCI Code and ID Assignment 1.15 §2).
 pub(super) mod id {
     pub const POWER_MANAGEMENT: u16 = 0x01;
     pub const VPD: u16 = 0x03;
     pub const MSI: u16 = 0x05;
-    pub const VENDOR: u16 = 0x09;
-    pub const EXPRESS: u16 = 0x10;
     pub const MSIX: u16 = 0x11;
-}
-
-/// Extended capability IDs that matter here (§3).
-pub(super) mod extended_id {
-    pub const SERIAL_NUMBER: u16 = 0x0003;
-    pub const VENDOR: u16 = 0x000b;
+    pub const SATA: u16 = 0x12;
+    pub const ADVANCED_FEATURES: u16 = 0x13;
 }
 
 /// The first byte of the capabilities, and of the extended ones.

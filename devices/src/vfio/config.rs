@@ -7,8 +7,9 @@
 //!
 //! The device itself always decodes memory and I/O and stays in D0: a BAR that is mapped into
 //! the guest must never fault, not even while another vCPU turns it off. What the guest does
-//! to those bits moves its windows and gates bus mastering; the device's power state it only
-//! believes to change, which No_Soft_Reset makes true enough. INTx is always off.
+//! to those bits moves its windows and gates bus mastering. Its power state the device only
+//! seems to change: asleep nothing of it answers, and when the guest wakes it, it is reset if
+//! its No_Soft_Reset says that it would be. INTx is always off.
 //!
 //! The device's identity is what the kernel says it is: for a virtual function it fills in
 //! what the hardware leaves at FFFFh.
@@ -17,14 +18,18 @@ use std::collections::BTreeMap;
 use std::io;
 
 use pci::{
-    BarIndex, Capability, Changes, ClassCode, Command, ConfigSpace, ConfigWrite, Ids, InBar, Msi,
-    Msix, PowerManagement, Register,
+    BarError, BarIndex, BarKind, Capability, Changes, ClassCode, Command, ConfigSpace, ConfigWrite,
+    Ids, InBar, Msi, Msix, PowerManagement, Register,
 };
 
 use super::backend::{IrqKind, RegionId, VfioBackend};
 use super::bars::{self, Bar};
 use super::capabilities::{self, EXTENDED, FIRST, Found, Snapshot, id};
-use super::patch::{self, Patch};
+use super::patch::{self, Patch, Source};
+use super::presentation::Presentation;
+use super::resizable::Resizable;
+use super::rom::{Identity, Rom, RomError};
+use super::rules::{self, Treatment};
 use crate::guest_error;
 
 const COMMAND: u16 = 0x04;
@@ -43,14 +48,16 @@ pub enum ConfigError {
     /// A bridge, or something stranger.
     #[error("it is no endpoint: its header is of type {0}")]
     NotEndpoint(u8),
+    /// The file with its option ROM is no good.
+    #[error(transparent)]
+    Rom(#[from] RomError),
 }
 
 /// The config space of an assigned device.
 pub(super) struct Config {
     pub space: ConfigSpace,
     patches: BTreeMap<u16, Patch>,
-    /// Where Device Control is, if the guest may order a function-level reset.
-    reset_order: Option<Register>,
+    resizable: Resizable,
     /// Where the pending bits of MSI are.
     msi_pending: Option<Register>,
     /// What the device's Command register holds.
@@ -60,7 +67,10 @@ pub(super) struct Config {
 
 impl Config {
     /// Reads the device's config space and lays out the guest's.
-    pub fn new(backend: &dyn VfioBackend) -> Result<(Self, Vec<Bar>), ConfigError> {
+    pub fn new(
+        backend: &dyn VfioBackend,
+        presentation: &Presentation,
+    ) -> Result<(Self, Vec<Bar>), ConfigError> {
         let device = read_all(backend).map_err(ConfigError::Read)?;
         if device.u16(0) == 0xffff {
             return Err(ConfigError::Absent);
@@ -69,11 +79,11 @@ impl Config {
         if header != 0 {
             return Err(ConfigError::NotEndpoint(header));
         }
-        let bars = bars::find(backend, &device);
+        let bars = bars::find(backend, &device, presentation.no_mmap);
         let mut config = Self {
             space: ConfigSpace::endpoint(ids(&device)),
             patches: BTreeMap::from([(COMMAND, patch::STATUS)]),
-            reset_order: None,
+            resizable: Resizable::default(),
             msi_pending: None,
             command: None,
             has_io: bars.iter().any(Bar::is_io),
@@ -88,16 +98,23 @@ impl Config {
                 set.is_ok()
             })
             .collect();
-        config.lay_capabilities(backend, &device, &bars);
-        config.lay_extended(&device);
+        let real = Device {
+            backend,
+            registers: &device,
+            bars: &bars,
+            presentation,
+        };
+        config.lay_capabilities(&real);
+        config.lay_extended(&real);
         Ok((config, bars))
     }
 
-    fn lay_capabilities(&mut self, backend: &dyn VfioBackend, device: &Snapshot, bars: &[Bar]) {
+    fn lay_capabilities(&mut self, real: &Device<'_>) {
+        let device = real.registers;
         let found = capabilities::capabilities(device);
         let mut kept = Vec::new();
         for &cap in &found {
-            if self.lay(backend, device, bars, cap) {
+            if self.lay(real, cap) {
                 kept.push(cap.offset);
             }
         }
@@ -121,30 +138,26 @@ impl Config {
     }
 
     /// Lays a capability in its place, unlinked; false if the guest is not to have it.
-    fn lay(
-        &mut self,
-        backend: &dyn VfioBackend,
-        device: &Snapshot,
-        bars: &[Bar],
-        cap: Found,
-    ) -> bool {
-        let model = match cap.id {
-            id::POWER_MANAGEMENT => Some(Capability::PowerManagement(PowerManagement {
-                no_soft_reset: true,
-            })),
-            id::MSI => msi(backend, device, cap.offset).map(Capability::Msi),
-            id::MSIX => msix(backend, device, bars, cap.offset).map(Capability::Msix),
-            id::EXPRESS => {
-                return self.lay_express(device, cap, backend.can_reset());
-            }
-            _ => {
-                let table = patch::capability(cap, device.u32(cap.offset));
-                return table.is_some_and(|table| self.lay_table(cap, table));
-            }
-        };
-        let Some(model) = model.filter(|_| length(device, &cap) <= cap.room) else {
+    fn lay(&mut self, real: &Device<'_>, cap: Found) -> bool {
+        match real.treatment(rules::STANDARD, cap) {
+            Treatment::Modelled => self.lay_model(real, cap),
+            Treatment::Registers(table) => self.lay_table(cap, table(&real.source(cap))),
+            Treatment::Hidden(_) => false,
+        }
+    }
+
+    fn lay_model(&mut self, real: &Device<'_>, cap: Found) -> bool {
+        let (backend, device) = (real.backend, real.registers);
+        if length(device, &cap) > cap.room {
             return false;
+        }
+        let model = match cap.id {
+            id::POWER_MANAGEMENT => Some(Capability::PowerManagement(power(real, cap.offset))),
+            id::MSI => msi(backend, device, cap.offset).map(Capability::Msi),
+            id::MSIX => msix(backend, device, real.bars, cap.offset).map(Capability::Msix),
+            _ => None,
         };
+        let Some(model) = model else { return false };
         // From 40h to fch: it fits in a byte.
         let laid = self.space.add_capability_at(cap.offset as u8, model);
         if laid.is_ok() && cap.id == id::MSI {
@@ -153,20 +166,11 @@ impl Config {
         laid.is_ok()
     }
 
-    fn lay_express(&mut self, device: &Snapshot, cap: Found, can_reset: bool) -> bool {
-        let at = cap.offset;
-        let table = patch::express(device.u32(at), device.u32(at + 4), can_reset);
-        let orders = table.iter().any(|p| p.offset == 4 && p.value != 0);
-        let laid = self.lay_table(cap, table);
-        if laid && orders {
-            self.reset_order = Some(Register::containing(at + patch::DEVICE_CONTROL));
-        }
-        laid
-    }
-
-    /// Lays a table of patches from the capability's offset on, under its ID.
+    /// Lays a table of patches from the capability's offset on, under its ID; false if there
+    /// is nothing in it.
     fn lay_table(&mut self, cap: Found, table: Vec<Patch>) -> bool {
         let fits = |patch: &Patch| patch.offset < cap.room;
+        let mut laid = false;
         for patch in table.into_iter().filter(fits) {
             let offset = cap.offset + patch.offset;
             let id = if patch.offset == 0 {
@@ -174,22 +178,37 @@ impl Config {
             } else {
                 0
             };
-            self.space.define(offset, patch.value | id, 0, 0);
+            self.space.define(offset, patch.value | id, patch.own, 0);
             self.patches.insert(offset, Patch { offset, ..patch });
+            laid = true;
         }
-        true
+        laid
+    }
+
+    fn lay_extended_one(&mut self, real: &Device<'_>, cap: Found) -> bool {
+        let laid = match real.treatment(rules::EXTENDED, cap) {
+            Treatment::Modelled => {
+                let laid = Resizable::lay(&mut self.space, real.registers, cap, real.bars);
+                let some = laid.is_some();
+                self.resizable = laid.unwrap_or_default();
+                some
+            }
+            Treatment::Registers(table) => self.lay_table(cap, table(&real.source(cap))),
+            Treatment::Hidden(_) => false,
+        };
+        if laid {
+            let version = real.registers.u32(cap.offset) & 0x000f_0000;
+            self.space.define_bits(cap.offset, 0x000f_0000, version);
+        }
+        laid
     }
 
     /// The extended list starts at 100h, whatever is there: where the device's first one is
     /// hidden, a null capability (PCIe 6.0 §7.9.28) leads on.
-    fn lay_extended(&mut self, device: &Snapshot) {
+    fn lay_extended(&mut self, real: &Device<'_>) {
         let mut kept = Vec::new();
-        for cap in capabilities::extended_capabilities(device) {
-            let table = patch::extended_capability(cap, device.u32(cap.offset + 4));
-            if let Some(table) = table {
-                self.lay_table(cap, table);
-                let version = device.u32(cap.offset) & 0x000f_0000;
-                self.space.define_bits(cap.offset, 0x000f_0000, version);
+        for cap in capabilities::extended_capabilities(real.registers) {
+            if self.lay_extended_one(real, cap) {
                 kept.push(cap.offset);
             }
         }
@@ -223,14 +242,16 @@ impl Config {
     /// out.
     pub fn write(&mut self, backend: &dyn VfioBackend, write: ConfigWrite) -> Changes {
         let mut changes = self.space.write(write);
+        if self.resizable.follow(&mut self.space, write.register()) {
+            changes |= Changes::DECODE;
+        }
         if let Some(patch) = self.patches.get(&write.register().offset()) {
             forward(backend, patch, write);
+            if write.value() & patch.order != 0 {
+                changes |= Changes::FUNCTION_RESET;
+            }
         }
         self.follow_command(backend);
-        if self.reset_order == Some(write.register()) && write.value() & patch::INITIATE_RESET != 0
-        {
-            changes |= Changes::FUNCTION_RESET;
-        }
         changes
     }
 
@@ -258,6 +279,22 @@ impl Config {
         }
     }
 
+    /// Who the guest takes the device for.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            vendor: self.space.get_u16(0x00),
+            device: self.space.get_u16(0x02),
+        }
+    }
+
+    /// Gives the function a base address register for its option ROM.
+    pub fn set_rom(&mut self, rom: &Rom) -> Result<(), BarError> {
+        let kind = BarKind::Memory32 {
+            prefetchable: false,
+        };
+        self.space.set_bar(BarIndex::ROM, kind, rom.size())
+    }
+
     /// Lets the pending bits of MSI be read.
     pub fn show_msi_pending(&mut self, pending: u32) {
         if let Some(register) = self.msi_pending {
@@ -274,15 +311,57 @@ impl Config {
     /// register it had.
     pub fn reset(&mut self, backend: &dyn VfioBackend) {
         self.space.reset();
+        self.resizable.reset(&mut self.space);
         self.command = None;
         self.follow_command(backend);
+    }
+}
+
+/// The real device, while its config space is laid out.
+struct Device<'a> {
+    backend: &'a dyn VfioBackend,
+    registers: &'a Snapshot,
+    bars: &'a [Bar],
+    presentation: &'a Presentation,
+}
+
+impl Device<'_> {
+    fn treatment(&self, table: &'static [rules::Rule], cap: Found) -> Treatment {
+        let rule = rules::rule(table, cap.id);
+        let treatment = if self.presentation.hides(&rule) {
+            Treatment::Hidden("the operator said so")
+        } else {
+            rule.treatment
+        };
+        if let Treatment::Hidden(why) = treatment {
+            let name = rule.name;
+            tracing::debug!(name, cap.id, cap.offset, why, "a capability is hidden");
+        }
+        treatment
+    }
+
+    fn source(&self, found: Found) -> Source<'_> {
+        Source {
+            found,
+            device: self.registers,
+            can_reset: self.backend.can_reset(),
+        }
+    }
+}
+
+/// Power management (PCIe 6.0 §7.5.2). A function that comes back from D3hot reset says so to
+/// its guest, which is then given a reset; one that cannot be reset comes back as it was.
+fn power(real: &Device<'_>, at: u16) -> PowerManagement {
+    let control = pci::PowerControl(real.registers.u16(at + 4));
+    PowerManagement {
+        no_soft_reset: control.no_soft_reset() || !real.backend.can_reset(),
     }
 }
 
 /// Bytes of a capability; up to the next one where its ID does not tell.
 fn length(device: &Snapshot, cap: &Found) -> u16 {
     match cap.id {
-        id::POWER_MANAGEMENT | id::VPD => 8,
+        id::POWER_MANAGEMENT | id::VPD | id::SATA | id::ADVANCED_FEATURES => 8,
         id::MSIX => 12,
         // Control and the lower address, then what Message Control says (PCIe 6.0 §7.7.1).
         id::MSI => {

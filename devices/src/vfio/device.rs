@@ -21,7 +21,9 @@ use super::config::{Config, ConfigError};
 use super::events::Events;
 use super::msi;
 use super::msix::Msix;
+use super::presentation::Presentation;
 use super::reset::{Occasion, reset};
+use super::rom::{self, Rom};
 use super::vectors::{Vectors, VectorsState};
 use crate::bus::{FastPath, PciDevice, Region};
 use crate::irq::MsiRoutes;
@@ -46,6 +48,7 @@ pub struct AssignedDevice {
     msix: Option<Arc<Mutex<Msix>>>,
     regions: Vec<(BarIndex, Arc<BarRegion>)>,
     events: Events,
+    rom: Option<Arc<Rom>>,
 }
 
 struct State {
@@ -82,14 +85,26 @@ impl AssignedDevice {
         name: &str,
         backend: Arc<dyn VfioBackend>,
         routes: Arc<dyn MsiRoutes>,
+        presentation: &Presentation,
     ) -> Result<Self, AssignError> {
         let shared: Arc<str> = name.into();
         let resets = reset(&*backend, name, Occasion::Taken).into();
-        let (mut config, bars) = Config::new(&*backend).map_err(|source| AssignError {
+        let failed = |source| AssignError {
             name: name.to_owned(),
             source,
-        })?;
+        };
+        let (mut config, bars) = Config::new(&*backend, presentation).map_err(failed)?;
+        // From here on it decodes memory, without which its ROM cannot be read.
         config.reset(&*backend);
+        let rom = rom::load(&presentation.rom, &*backend, name, config.identity());
+        let rom = rom.map_err(|error| failed(error.into()))?;
+        let rom = rom.filter(|rom| match config.set_rom(rom) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(device = name, %error, "the option ROM is hidden from the guest");
+                false
+            }
+        });
         let vectors = |kind| {
             let (name, backend) = (Arc::clone(&shared), Arc::clone(&backend));
             Vectors::new(name, kind, backend, Arc::clone(&routes))
@@ -106,6 +121,7 @@ impl AssignedDevice {
         });
         Ok(Self {
             regions: regions.collect(),
+            rom: rom.map(Arc::new),
             state: Mutex::new(State {
                 config,
                 msi: vectors(IrqKind::Msi),
@@ -240,10 +256,16 @@ impl PciDevice for AssignedDevice {
     }
 
     fn region(&self, bar: BarIndex) -> Option<Arc<dyn Region>> {
+        if bar == BarIndex::ROM {
+            return self.rom.clone().map(|rom| rom as Arc<dyn Region>);
+        }
         Some(Arc::clone(self.bar(bar)?) as Arc<dyn Region>)
     }
 
     fn fast_paths(&self, bar: BarIndex) -> Vec<FastPath> {
+        if bar == BarIndex::ROM {
+            return self.rom.as_ref().map(Rom::fast_paths).unwrap_or_default();
+        }
         self.bar(bar)
             .map(|region| region.fast_paths())
             .unwrap_or_default()

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use pci::{BarIndex, Bdf, MsiMessage};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::backend::{IrqInfo, IrqKind, RegionId, RegionInfo, TriggerError, VfioBackend};
+use super::backend::{IrqInfo, IrqKind, PAGE, RegionId, RegionInfo, TriggerError, VfioBackend};
 use crate::bus::Mapping;
 use crate::irq::{MsiRoute, MsiRoutes, RouteError};
 
@@ -33,6 +33,7 @@ struct Hardware {
     /// Armed error and request events.
     armed: BTreeMap<IrqKind, EventFd>,
     calls: Vec<Call>,
+    rom: Vec<u8>,
     /// Calls of any kind, reads too, so far.
     count: usize,
     fail_at: Option<usize>,
@@ -73,7 +74,10 @@ impl FakeBackend {
             size,
             readable: true,
             writable: true,
-            mappable: mappable.then_some(0..size).into_iter().collect(),
+            mappable: mappable
+                .then_some(0..size.next_multiple_of(PAGE))
+                .into_iter()
+                .collect(),
         };
         Self {
             hardware: Mutex::new(Hardware {
@@ -147,6 +151,11 @@ impl FakeBackend {
         self.hardware().config[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
+    /// Gives the device an option ROM.
+    pub fn set_rom(&self, image: &[u8]) {
+        self.hardware().rom = image.to_vec();
+    }
+
     pub fn poke_bar(&self, bar: u8, offset: usize, bytes: &[u8]) {
         let mut hardware = self.hardware();
         let memory = hardware.bars.get_mut(&bar).unwrap();
@@ -172,6 +181,7 @@ impl Hardware {
     fn bytes(&mut self, region: RegionId, offset: u64, len: usize) -> io::Result<&mut [u8]> {
         let memory = match region {
             RegionId::Config => Some(&mut self.config),
+            RegionId::Rom => Some(&mut self.rom),
             RegionId::Bar(BarIndex(n)) => self.bars.get_mut(&n),
         };
         let range = offset as usize..offset as usize + len;
@@ -186,6 +196,11 @@ impl VfioBackend for FakeBackend {
         match region {
             RegionId::Config => RegionInfo {
                 size: self.hardware().config.len() as u64,
+                ..Default::default()
+            },
+            RegionId::Rom => RegionInfo {
+                size: self.hardware().rom.len() as u64,
+                readable: true,
                 ..Default::default()
             },
             RegionId::Bar(BarIndex(n)) => self.regions.get(&n).cloned().unwrap_or_default(),

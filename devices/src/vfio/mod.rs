@@ -3,14 +3,17 @@
 //! Split by concern:
 //! - [`backend`]: what is asked of the kernel, and `kernel`, which asks it;
 //! - `config`: what the guest sees of the config space, `capabilities` and `patch` under it;
+//!   `rules` says which capabilities a guest has and `resizable` models one of them;
+//! - `rom`: the option ROM;
+//! - `presentation`: what the operator may say about all that;
 //! - `bars`: which parts of the BARs are mapped and which trapped;
 //! - `vectors`: interrupts from the device's vectors to routes, with `msi` and `msix` on top;
 //! - `events`: errors, and the host's wish to have the device back;
 //! - `reset`: when the device is reset;
 //! - `device`: [`AssignedDevice`], which is all of it.
 //!
-//! Left out, for now: INTx (the guest sees Interrupt Pin 0 and so uses messages), the ROM,
-//! unplugging, quirks of particular devices.
+//! Left out, for now: INTx (the guest sees Interrupt Pin 0 and so uses messages), unplugging,
+//! quirks of particular devices.
 
 pub mod backend;
 mod bars;
@@ -24,7 +27,11 @@ mod kernel;
 mod msi;
 mod msix;
 mod patch;
+mod presentation;
 mod reset;
+mod resizable;
+mod rom;
+mod rules;
 #[cfg(test)]
 mod tests;
 mod vectors;
@@ -32,4 +39,7 @@ mod vectors;
 pub use config::ConfigError;
 pub use device::{AssignError, AssignedDevice, AssignedDeviceState};
 pub use kernel::{KernelDevice, OpenError};
+pub use presentation::{Presentation, RomSource};
+pub use rom::{Flaw, RomError};
+pub use rules::{CapabilityName, UnknownCapability};
 pub use vectors::VectorsState;

@@ -1,16 +1,14 @@
-//! Devices of the host that the guest owns, behind root ports: each alone, or with the other
-//! functions of its device.
+//! Devices of the host that the guest owns, each behind a root port.
 
 mod open;
 mod ports;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use devices::bus::PciDevice;
 use devices::vfio::AssignedDevice;
 use iommu::host::PinnedMemory;
-use pci::{BusAt, FunctionId, Topology};
+use pci::{BusAt, Topology};
 
 use super::Error;
 use super::fabric::Fabric;
@@ -61,7 +59,8 @@ impl Assigned {
             .zip(&opened.devices)
             .map(|(assign, kernel)| {
                 let name = assign.device.to_string();
-                AssignedDevice::new(&name, kernel.clone(), fabric.routes.clone()).map(Arc::new)
+                let (kernel, routes) = (kernel.clone(), fabric.routes.clone());
+                AssignedDevice::new(&name, kernel, routes, &assign.presentation).map(Arc::new)
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
@@ -75,17 +74,12 @@ impl Assigned {
         wanted: &[config::Assign],
         topology: &mut Topology<dyn PciDevice>,
     ) -> Result<(), Error> {
-        let mut roots: BTreeMap<u8, FunctionId> = BTreeMap::new();
         for (assign, device) in wanted.iter().zip(&self.devices) {
-            let port = match roots.get(&assign.port) {
-                Some(&port) => port,
-                None => ports::attach_port(topology, assign.port)?,
-            };
-            roots.insert(assign.port, port);
+            let port = ports::attach_port(topology, assign.port)?;
             topology.attach(
                 BusAt::Behind(port),
                 0,
-                assign.function,
+                0,
                 device.name(),
                 device.clone() as _,
             )?;

@@ -21,7 +21,8 @@ use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE,
     VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
     VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
-    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_TYPE, vfio_device_info, vfio_irq_info,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_PCI_ROM_REGION_INDEX, VFIO_TYPE,
+    vfio_device_info, vfio_irq_info,
 };
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioError};
 use vmm_sys_util::eventfd::EventFd;
@@ -173,6 +174,7 @@ pub struct KernelDevice {
     device: Arc<VfioDevice>,
     bars: [KernelRegion; 6],
     config: KernelRegion,
+    rom: KernelRegion,
     irqs: Irqs,
     can_reset: bool,
 }
@@ -201,6 +203,8 @@ impl KernelDevice {
         Ok(Self {
             bars,
             config: KernelRegion::ask(fd, VFIO_PCI_CONFIG_REGION_INDEX)?,
+            // A kernel that will not tell of it has none to show.
+            rom: KernelRegion::ask(fd, VFIO_PCI_ROM_REGION_INDEX).unwrap_or(KernelRegion::NONE),
             irqs: Irqs::ask(fd)?,
             can_reset: device_flags(fd)? & VFIO_DEVICE_FLAGS_RESET != 0,
             device,
@@ -211,6 +215,7 @@ impl KernelDevice {
         static NONE: KernelRegion = KernelRegion::NONE;
         match region {
             RegionId::Config => &self.config,
+            RegionId::Rom => &self.rom,
             RegionId::Bar(BarIndex(n)) => self.bars.get(usize::from(n)).unwrap_or(&NONE),
         }
     }
@@ -246,7 +251,7 @@ impl VfioBackend for KernelDevice {
         let found = self.find(region);
         let len = usize::try_from(range.end.saturating_sub(range.start))
             .map_err(|_| io::ErrorKind::InvalidInput)?;
-        let at = found.locate(range.start, len)?;
+        let at = found.locate_mapping(range.start, len)?;
         let mapping = DeviceMapping::new(
             Arc::clone(&self.device),
             at,

@@ -56,7 +56,11 @@ impl KernelRegion {
     fn parse(words: &[u32]) -> Self {
         let flags = word(words, 1);
         let size = wide(words, 4);
-        let whole = 0..size - size % PAGE;
+        // The kernel lets less than a page be mapped where the rest of it is nobody else's.
+        let whole = match size {
+            1..PAGE => 0..PAGE,
+            _ => 0..size - size % PAGE,
+        };
         let mappable = if flags & VFIO_REGION_INFO_FLAG_MMAP == 0 {
             Vec::new()
         } else if flags & VFIO_REGION_INFO_FLAG_CAPS != 0 {
@@ -77,8 +81,18 @@ impl KernelRegion {
 
     /// The offset in the device's file of `len` bytes at `offset` in the region.
     pub fn locate(&self, offset: u64, len: usize) -> io::Result<u64> {
+        self.locate_within(self.info.size, offset, len)
+    }
+
+    /// As [`Self::locate`], of what is to be mapped: up to the end of the last page.
+    pub fn locate_mapping(&self, offset: u64, len: usize) -> io::Result<u64> {
+        let size = self.info.size.checked_next_multiple_of(PAGE).unwrap_or(0);
+        self.locate_within(size, offset, len)
+    }
+
+    fn locate_within(&self, size: u64, offset: u64, len: usize) -> io::Result<u64> {
         let end = offset.checked_add(len as u64);
-        if end.is_none_or(|end| end > self.info.size) {
+        if end.is_none_or(|end| end > size) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.offset
@@ -161,8 +175,14 @@ mod tests {
     }
 
     #[test]
-    fn less_than_a_page_is_not_mapped() {
+    fn less_than_a_page_is_mapped_as_one_where_the_kernel_says_so() {
         let region = KernelRegion::parse(&answer(ALL & !8, 0x800, &[]));
+        assert_eq!(region.info.mappable, whole(PAGE));
+        assert_eq!(region.locate_mapping(0, 0x1000).unwrap(), 1 << 32);
+        assert!(region.locate_mapping(0, 0x1001).is_err());
+        assert!(region.locate(0, 0x801).is_err());
+        let flags = VFIO_REGION_INFO_FLAG_READ | VFIO_REGION_INFO_FLAG_WRITE;
+        let region = KernelRegion::parse(&answer(flags, 0x800, &[]));
         assert!(region.info.mappable.is_empty());
     }
 
@@ -207,7 +227,8 @@ mod tests {
             let words = if from_small { small } else { words };
             let region = KernelRegion::parse(&words);
             for area in &region.info.mappable {
-                prop_assert!(area.start < area.end && area.end <= region.info.size);
+                let size = region.info.size.max(PAGE);
+                prop_assert!(area.start < area.end && area.end <= size);
                 prop_assert!(area.start % PAGE == 0 && area.end % PAGE == 0);
             }
         }

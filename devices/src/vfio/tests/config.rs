@@ -44,7 +44,8 @@ fn a_virtual_function_looks_whole() {
     assert_eq!(rig.read(0x10), 0x0000_000c);
     assert_eq!(rig.read(0x1c), 0x0000_000c);
     assert_eq!(list(&rig), [(0x11, 0x70), (0x10, 0xa0)]);
-    assert_eq!(extended_list(&rig), []);
+    assert_eq!(extended_list(&rig), [(0x0001, 0x100)]);
+    assert_eq!(rig.read(0x100), 0x0002_0001, "AER leads nowhere");
     assert_eq!(rig.read(0x150), 0, "ARI is hidden whole");
     assert_eq!(rig.read(0x70) >> 16, 2, "three vectors");
     assert_eq!((rig.read(0x74), rig.read(0x78)), (0x3, 0x2003));
@@ -76,9 +77,7 @@ fn a_root_complex_endpoint_becomes_one_behind_a_port() {
     assert_eq!(express, 0x0001, "endpoint, version 1");
     assert_eq!(rig.read(0xec), 0x0040_0011, "it has a link");
     assert_eq!(rig.read(0xf0) >> 16, 0x11);
-    // AER was first: a null capability leads on from 100h.
-    assert_eq!(extended_list(&rig), [(0, 0x100), (0x0003, 0x140)]);
-    assert_eq!(rig.read(0x10c), 0);
+    assert_eq!(extended_list(&rig), [(0x0001, 0x100), (0x0003, 0x140)]);
     assert_eq!(rig.read(0x44) & 0xffff, 0x55aa, "a register of its own");
     assert_eq!(rig.read(0xd0) >> 16, 0x0080, "one 64-bit MSI vector");
 }
@@ -146,9 +145,67 @@ fn the_device_decodes_always_and_masters_when_told() {
         "the device stays in D0"
     );
     rig.write_u16(0xcc, 0);
-    assert_eq!(command(), 0x0407);
-    rig.write_u16(0x04, 0);
-    assert_eq!(command(), 0x0403);
+    assert_eq!(command(), 0x0403, "and wakes as after a reset");
+}
+
+#[test]
+fn waking_resets_a_function_unless_it_says_that_it_does_not() {
+    const PMCSR: u16 = 0xcc;
+    for (no_soft_reset, can_reset) in [(false, true), (true, true), (false, false)] {
+        let mut hardware = e1000e();
+        hardware.poke_config(PMCSR.into(), &[u8::from(no_soft_reset) << 3]);
+        hardware.can_reset = can_reset;
+        let rig = Rig::new(hardware);
+        rig.write(0x10, 0xc000_0000);
+        rig.write_u16(0x04, 0x0006);
+        rig.write_u16(PMCSR, 3);
+        assert_eq!(rig.device.windows(), [], "nothing answers asleep");
+        assert_eq!(rig.read(0x10), 0xc000_0000, "but config space");
+        rig.hardware.calls();
+        let woken = rig.write_u16(PMCSR, 0);
+        let resets = !no_soft_reset && can_reset;
+        assert_eq!(woken.contains(Changes::FUNCTION_RESET), resets);
+        assert!(woken.contains(Changes::POWER | Changes::DECODE));
+        assert_eq!(rig.hardware.calls().contains(&Call::Reset), resets);
+        assert_eq!(rig.read(PMCSR) & 0x8, if resets { 0 } else { 0x8 });
+        assert_eq!(rig.device.windows().len(), usize::from(!resets));
+        assert_eq!(rig.read(0x10) != 0, !resets);
+    }
+}
+
+#[test]
+fn errors_are_logged_by_the_device_and_masked_for_the_guest_alone() {
+    let rig = Rig::igbvf();
+    rig.hardware.poke_config(0x104, &[0x00, 0x00, 0x11, 0x00]);
+    rig.hardware.poke_config(0x11c, &[0xaa; 16]);
+    assert_eq!(rig.read(0x104), 0x0011_0000);
+    assert_eq!(rig.read(0x11c), 0xaaaa_aaaa);
+    rig.write(0x104, 0x0010_0000);
+    let cleared = Call::Write(RegionId::Config, 0x104, vec![0, 0, 0x10, 0]);
+    assert!(rig.hardware.calls().contains(&cleared));
+    for (at, reset) in [(0x108, 0x0040_0000), (0x10c, 0x0046_2030), (0x114, 0xe000)] {
+        assert_eq!(rig.read(at), reset);
+        rig.write(at, 0);
+        assert_eq!(rig.read(at), 0);
+    }
+    assert_eq!(
+        rig.hardware.calls(),
+        [],
+        "what the host hears of is its own"
+    );
+    rig.device.reset();
+    assert_eq!(rig.read(0x10c), 0x0046_2030);
+}
+
+#[test]
+fn advanced_features_reset_a_function_without_pci_express() {
+    let dump = format!("{IGBVF}34: 40\n40: 13 00 06 03 00 01 ff ff\n");
+    let rig = Rig::new(FakeBackend::new(&dump, &[]));
+    assert_eq!(list(&rig), [(0x13, 0x40)]);
+    assert_eq!((rig.read(0x40), rig.read(0x44)), (0x0306_0013, 0x100));
+    assert!(rig.write(0x44, 1).contains(Changes::FUNCTION_RESET));
+    assert!(rig.hardware.calls().contains(&Call::Reset));
+    assert!(!rig.write(0x44, 2).contains(Changes::FUNCTION_RESET));
 }
 
 #[test]
@@ -240,9 +297,9 @@ fn vendor_capabilities_pass_through_after_their_header() {
 
 #[test]
 fn hidden_capabilities_leave_no_trace() {
-    // Enhanced allocation at 40h, resizable BARs at 200h.
+    // Enhanced allocation at 40h, page requests at 200h.
     let dump =
-        format!("{IGBVF}34: 40\n40: 14 70 01 00 ff ff ff ff\n152: 01 20\n200: 15 00 01 00 ff ff\n");
+        format!("{IGBVF}34: 40\n40: 14 70 01 00 ff ff ff ff\n152: 01 20\n200: 13 00 01 00 ff ff\n");
     let rig = Rig::new(FakeBackend::new(&dump, &[]));
     assert!(list(&rig).iter().all(|&(id, _)| id != 0x14));
     assert_eq!((rig.read(0x40), rig.read(0x44)), (0, 0));
@@ -275,7 +332,9 @@ fn msix_that_does_not_fit_its_bar_is_hidden() {
 fn what_is_no_endpoint_is_refused() {
     let routes = || Arc::new(FakeRoutes::default());
     let error = |hardware: FakeBackend| {
-        let error = AssignedDevice::new("0000:02:10.0", Arc::new(hardware), routes());
+        let presentation = Presentation::default();
+        let error =
+            AssignedDevice::new("0000:02:10.0", Arc::new(hardware), routes(), &presentation);
         let error = error.err().unwrap();
         format!("{error}: {}", error.source)
     };

@@ -29,8 +29,41 @@ fn what_the_kernel_does_not_let_map_is_trapped() {
     assert_eq!(mapped(&Rig::new(hardware), 0), [(0x1000, 0x1000)]);
     let rig = Rig::e1000e();
     assert_eq!(mapped(&rig, 2), [], "ports");
-    let hardware = FakeBackend::new(IGBVF, &[(0, 0x800, true)]);
-    assert_eq!(mapped(&Rig::new(hardware), 0), [], "less than a page");
+}
+
+/// The kernel says whether the rest of a small BAR's page is nobody else's on the host.
+#[test]
+fn a_bar_smaller_than_a_page_is_a_page_of_its_own_or_trapped() {
+    let rig = Rig::new(FakeBackend::new(IGBVF, &[(0, 0x800, true)]));
+    rig.write(0x10, u32::MAX);
+    assert_eq!(rig.read(0x10) & !0xf, 0xffff_f000);
+    assert_eq!(mapped(&rig, 0), [(0, 0x1000)]);
+    assert_eq!(rig.bar_read(0, 0x800), u32::MAX, "beyond the device");
+
+    let rig = Rig::new(FakeBackend::new(
+        IGBVF,
+        &[(0, 0x800, false), (3, 0x10, false)],
+    ));
+    for (at, size) in [(0x10, 0xffff_f800), (0x1c, 0xffff_fff0)] {
+        rig.write(at, u32::MAX);
+        assert_eq!(rig.read(at) & !0xf, size);
+    }
+    assert_eq!(mapped(&rig, 0), []);
+    rig.bar_write(0, 0x7fc, 0x1234_5678);
+    assert_eq!(rig.bar_read(0, 0x7fc), 0x1234_5678);
+    // Both may lie in one page of the guest's.
+    for (at, low) in [(0x10, 0xc000_0000), (0x1c, 0xc000_0810)] {
+        rig.write(at, low);
+        rig.write(at + 4, 0);
+    }
+    rig.write_u16(0x04, 2);
+    let bases: Vec<_> = rig
+        .device
+        .windows()
+        .iter()
+        .map(|w| (w.base, w.size))
+        .collect();
+    assert_eq!(bases, [(0xc000_0000, 0x800), (0xc000_0810, 0x10)]);
 }
 
 #[test]

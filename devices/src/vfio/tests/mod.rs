@@ -5,6 +5,8 @@ mod events;
 mod interrupts;
 mod lifecycle;
 mod memory;
+mod presentation;
+mod resizable;
 
 use std::sync::Arc;
 
@@ -14,6 +16,7 @@ use crate::bus::PciDevice;
 use crate::vfio::backend::IrqInfo;
 use crate::vfio::device::AssignedDevice;
 use crate::vfio::fake::{FakeBackend, FakeRoutes};
+use crate::vfio::presentation::Presentation;
 
 const IGBVF: &str = include_str!("../testdata/igbvf.lspci");
 const NVME: &str = include_str!("../testdata/nvme.lspci");
@@ -28,11 +31,15 @@ struct Rig {
 
 impl Rig {
     fn new(hardware: FakeBackend) -> Self {
+        Self::presented(hardware, &Presentation::default())
+    }
+
+    fn presented(hardware: FakeBackend, presentation: &Presentation) -> Self {
         let hardware = Arc::new(hardware);
         let routes = FakeRoutes::default();
+        let kernel = Arc::new(routes.clone());
         let device =
-            AssignedDevice::new("0000:02:10.0", hardware.clone(), Arc::new(routes.clone()))
-                .unwrap();
+            AssignedDevice::new("0000:02:10.0", hardware.clone(), kernel, presentation).unwrap();
         device.set_bdf(Bdf::new(1, 0, 0));
         hardware.calls();
         Self {
