@@ -11,6 +11,7 @@ mod file;
 mod mac;
 mod option;
 mod origin;
+mod ports;
 mod settings;
 mod validate;
 
@@ -60,7 +61,7 @@ pub struct Machine {
     pub cdroms: Vec<Cdrom>,
     /// Network cards, in the order given, at most [`MAX_NETS`].
     pub nets: Vec<Net>,
-    /// Assigned host devices, ordered by port; no two on one port.
+    /// Assigned host devices, ordered by port and function; no two in one place.
     pub assigns: Vec<Assign>,
     /// Where the serial port goes.
     pub serial: Serial,
@@ -122,6 +123,8 @@ pub struct Assign {
     pub device: pci::HostBdf,
     /// Which root port (slot) it is plugged into, 1 to [`MAX_PORT`].
     pub port: u8,
+    /// Which function it is of the device in that slot; each has a function 0.
+    pub function: u8,
     /// How it is shown to the guest.
     pub presentation: Presentation,
 }

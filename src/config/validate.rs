@@ -8,12 +8,12 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use devices::net::Protocol;
-use devices::vfio::RomSource;
 
 use super::{
-    Assign, AssignSpec, Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_NETS, MAX_PORT, MIN_MEMORY,
-    Machine, Memory, MemorySpec, Net, NetBackend, NetSpec, Origin, Settings, mac,
+    Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_NETS, MAX_PORT, MIN_MEMORY, Machine, Memory,
+    MemorySpec, Net, NetBackend, NetSpec, Origin, Settings, mac, ports,
 };
+use crate::host::Host;
 use crate::memory::{HugePages, display_size};
 
 /// A setting that cannot be, and where it was given.
@@ -93,9 +93,9 @@ pub enum Problem {
         /// Where the first was given.
         other: Origin,
     },
-    /// Two devices on one slot.
+    /// Two devices on one slot that are not functions of one device.
     #[error(
-        "{second} and {first} are both on port {port}; give one another port= (1 to {MAX_PORT}), or none to have one chosen"
+        "{second} and {first} are both on port {port} and are not functions of one device; give one another port= (1 to {MAX_PORT}), or none to have one chosen"
     )]
     SamePort {
         /// The first device.
@@ -115,7 +115,7 @@ pub enum Problem {
     TapName(String),
 }
 
-fn error(origin: &Origin, problem: Problem) -> ConfigError {
+pub(super) fn error(origin: &Origin, problem: Problem) -> ConfigError {
     ConfigError {
         origin: origin.clone(),
         problem: Box::new(problem),
@@ -142,7 +142,7 @@ impl Settings {
             disks: self.disk.into_iter().map(|g| g.value).collect(),
             cdroms: self.cdrom.into_iter().map(|g| g.value).collect(),
             nets: nets(self.net, &host_identity())?,
-            assigns: assigns(self.assign)?,
+            assigns: ports::assigns(self.assign, &Host::this_machine())?,
             serial: self.serial.map(|g| g.value).unwrap_or_default(),
             no_reboot: self.no_reboot.is_some_and(|g| g.value),
         })
@@ -197,7 +197,7 @@ fn check_image(given: &Given<PathBuf>) -> Result<(), ConfigError> {
 }
 
 /// A regular file that can be read.
-fn check_file(path: &Path) -> Result<(), Problem> {
+pub(super) fn check_file(path: &Path) -> Result<(), Problem> {
     let kind = stat(path, "reading")?.file_type();
     if !kind.is_file() {
         return Err(wrong_kind(path, kind, "a regular file"));
@@ -288,14 +288,14 @@ fn wrong_kind(path: &Path, kind: fs::FileType, wanted: &'static str) -> Problem 
 }
 
 /// Finds what is given twice.
-struct Once<K>(HashMap<K, Origin>);
+pub(super) struct Once<K>(HashMap<K, Origin>);
 
 impl<K: Eq + Hash> Once<K> {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self(HashMap::new())
     }
 
-    fn check(
+    pub(super) fn check(
         &mut self,
         key: K,
         origin: &Origin,
@@ -358,43 +358,6 @@ fn interface_name(name: &str) -> bool {
 /// The host's identity, so that derived MACs differ between hosts on one network.
 fn host_identity() -> String {
     fs::read_to_string("/etc/machine-id").unwrap_or_default()
-}
-
-/// Gives every device a port: the one it asks for, or the first that nobody does.
-fn assigns(given: Vec<Given<AssignSpec>>) -> Result<Vec<Assign>, ConfigError> {
-    let mut devices = Once::new();
-    let mut taken: HashMap<u8, pci::HostBdf> = HashMap::new();
-    for Given { value, origin } in &given {
-        let device = value.device;
-        devices.check(device, origin, || device.to_string())?;
-        let Some(port) = value.port else { continue };
-        if let Some(first) = taken.insert(port, device) {
-            let problem = Problem::SamePort {
-                first,
-                second: device,
-                port,
-            };
-            return Err(error(origin, problem));
-        }
-    }
-    let mut assigns = Vec::new();
-    for Given { value, origin } in given {
-        let device = value.device;
-        let free = || (1..=MAX_PORT).find(|port| !taken.contains_key(port));
-        let port = value.port.or_else(free);
-        let port = port.ok_or_else(|| error(&origin, Problem::NoPort(device)))?;
-        taken.insert(port, device);
-        if let RomSource::File(path) = &value.presentation.rom {
-            check_file(path).map_err(|problem| error(&origin, problem))?;
-        }
-        assigns.push(Assign {
-            device,
-            port,
-            presentation: value.presentation,
-        });
-    }
-    assigns.sort_by_key(|a| a.port);
-    Ok(assigns)
 }
 
 #[cfg(test)]

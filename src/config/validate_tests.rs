@@ -160,7 +160,7 @@ fn two_devices_on_one_slot_are_both_named() {
     let mut s = folder.settings();
     s.assign = given("--assign", &["02:10.0,port=2", "0000:03:00.0,port=2"]);
     assert!(line(s).starts_with(
-        "--assign: 0000:03:00.0 and 0000:02:10.0 are both on port 2; give one another port="
+        "--assign: 0000:03:00.0 and 0000:02:10.0 are both on port 2 and are not functions of one device; "
     ));
     let mut s = folder.settings();
     s.assign = given("--assign", &["02:10.0", "0000:02:10.0,port=2"]);

@@ -1,14 +1,16 @@
-//! Devices of the host that the guest owns, each behind a root port.
+//! Devices of the host that the guest owns, behind root ports: each alone, or with the other
+//! functions of its device.
 
 mod open;
 mod ports;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use devices::bus::PciDevice;
 use devices::vfio::AssignedDevice;
 use iommu::host::PinnedMemory;
-use pci::{BusAt, Topology};
+use pci::{BusAt, FunctionId, Topology};
 
 use super::Error;
 use super::fabric::Fabric;
@@ -74,12 +76,17 @@ impl Assigned {
         wanted: &[config::Assign],
         topology: &mut Topology<dyn PciDevice>,
     ) -> Result<(), Error> {
+        let mut roots: BTreeMap<u8, FunctionId> = BTreeMap::new();
         for (assign, device) in wanted.iter().zip(&self.devices) {
-            let port = ports::attach_port(topology, assign.port)?;
+            let port = match roots.get(&assign.port) {
+                Some(&port) => port,
+                None => ports::attach_port(topology, assign.port)?,
+            };
+            roots.insert(assign.port, port);
             topology.attach(
                 BusAt::Behind(port),
                 0,
-                0,
+                assign.function,
                 device.name(),
                 device.clone() as _,
             )?;

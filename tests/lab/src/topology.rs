@@ -21,6 +21,8 @@ pub const XHCI: &str = "0000:04:00.0";
 pub const USB_DISK_BYTES: u64 = 64 << 20;
 /// The display adapter, a framebuffer and nothing else.
 pub const BOCHS_DISPLAY: &str = "0000:05:00.0";
+/// Two 82574Ls that are functions of one device.
+pub const TWINS: [&str; 2] = ["0000:06:00.0", "0000:06:00.1"];
 
 /// The host's address on the network its NIC's functions share.
 pub const PF_ADDRESS: &str = "10.10.0.1";

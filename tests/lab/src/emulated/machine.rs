@@ -87,7 +87,7 @@ pub fn command(options: &Options) -> Command {
 
 /// What may be given to a guest; the addresses in [`topology`] follow from the order of the ports.
 fn assignable(qemu: &mut Command, options: &Options) {
-    for port in 1..=5 {
+    for port in 1..=6 {
         let place = format!("id=port{port},chassis={port},slot={port},bus=pcie.0,addr=1{port}.0");
         qemu.args(["-device", &format!("pcie-root-port,{place}")]);
     }
@@ -105,6 +105,13 @@ fn assignable(qemu: &mut Command, options: &Options) {
     qemu.args(["-device", "usb-storage,bus=usb.0,drive=stick"]);
 
     qemu.args(["-device", "bochs-display,bus=port5"]);
+
+    for function in 0..2 {
+        let netdev = format!("uplink6{function}");
+        qemu.args(["-netdev", &format!("user,id={netdev},restrict=on")]);
+        let place = format!("bus=port6,addr=0.{function},multifunction=on");
+        qemu.args(["-device", &format!("e1000e,netdev={netdev},{place}")]);
+    }
 }
 
 fn image(id: &str, file: &Path) -> String {

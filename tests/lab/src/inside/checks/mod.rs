@@ -7,6 +7,7 @@ mod lifecycle;
 mod network;
 mod operator;
 mod platform;
+mod reset;
 
 use super::rig::{Fixture, Rig};
 use crate::error::Result;
@@ -35,6 +36,7 @@ pub fn all() -> Vec<Check> {
         disk::CHECKS,
         budgets::CHECKS,
         assignment::CHECKS,
+        reset::CHECKS,
         lifecycle::CHECKS,
         operator::CHECKS,
     ]
