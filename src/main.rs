@@ -33,6 +33,9 @@ fn sluice() -> Result<ExitCode, Box<dyn Error>> {
                 ExitCode::FAILURE
             });
         }
+        Command::Bind(flags) => show(&cli::bind(&flags)?),
+        Command::Release(flags) => show(&cli::release(&flags)?),
+        Command::Sriov(flags, settings) => show(&cli::sriov(&flags, &settings)?),
     }
     Ok(ExitCode::SUCCESS)
 }

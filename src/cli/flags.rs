@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use pci::HostBdf;
 
-use super::CliError;
+use super::{CliError, bind, sriov};
 use crate::config::{Given, OptionError, Settings};
 
 /// Sluice runs virtual machines that own real devices.
@@ -28,6 +28,15 @@ pub enum Verb {
     /// Check whether this host can give devices to guests, and say what to do if not
     #[command(after_help = AFTER_CHECK)]
     Check,
+    /// Hand devices of the host's to VFIO, for guests to have
+    #[command(after_help = bind::AFTER_BIND)]
+    Bind(bind::Bind),
+    /// Hand devices back to the drivers they had
+    #[command(after_help = bind::AFTER_RELEASE)]
+    Release(bind::Release),
+    /// Make, set up, show or remove the virtual functions of a device
+    #[command(after_help = sriov::AFTER_SRIOV)]
+    Sriov(sriov::Sriov),
 }
 
 const AFTER_RUN: &str = "\
@@ -132,7 +141,7 @@ fn given<T: Clone>(flag: &'static str, value: &Option<T>) -> Option<Given<T>> {
     value.clone().map(|value| Given::by_flag(flag, value))
 }
 
-fn read<T>(flag: &'static str, texts: &[String]) -> Result<Vec<Given<T>>, CliError>
+pub(super) fn read<T>(flag: &'static str, texts: &[String]) -> Result<Vec<Given<T>>, CliError>
 where
     T: FromStr<Err = OptionError>,
 {

@@ -1,5 +1,6 @@
 //! The command line: flags, exit codes, log output and the progress bar.
 
+mod bind;
 mod check;
 mod devices;
 mod error;
@@ -7,14 +8,16 @@ mod flags;
 mod log;
 mod page;
 mod progress;
+mod sriov;
 
 use std::ffi::OsString;
 
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::config::{self, Machine};
+use crate::config::{self, Machine, NumberedVf};
 
+pub use bind::{Bind, Release, bind, release};
 pub use check::check;
 pub use devices::devices;
 pub use error::{CliError, one_line};
@@ -22,6 +25,7 @@ pub use flags::Devices;
 pub use log::start_logging;
 pub use page::Page;
 pub use progress::Progress;
+pub use sriov::{Sriov, sriov};
 
 /// What the operator wants done.
 #[derive(Debug)]
@@ -32,6 +36,12 @@ pub enum Command {
     Devices(Devices),
     /// Check whether the host can assign devices.
     Check,
+    /// Hand devices to VFIO.
+    Bind(Bind),
+    /// Hand devices back to the host.
+    Release(Release),
+    /// Make or show virtual functions, with these settings.
+    Sriov(Sriov, Vec<NumberedVf>),
     /// Show this (help or version) on standard output.
     Show(String),
 }
@@ -52,6 +62,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, C
         flags::Verb::Run(run) => run,
         flags::Verb::Devices(what) => return Ok(Command::Devices(what)),
         flags::Verb::Check => return Ok(Command::Check),
+        flags::Verb::Bind(bind) => return Ok(Command::Bind(bind)),
+        flags::Verb::Release(release) => return Ok(Command::Release(release)),
+        flags::Verb::Sriov(sriov) => {
+            let settings = sriov.settings()?;
+            return Ok(Command::Sriov(sriov, settings));
+        }
     };
     let file = run.config.as_deref().map(config::load).transpose()?;
     let settings = run.settings()?.over(file.unwrap_or_default());

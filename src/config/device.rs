@@ -145,7 +145,7 @@ impl FromStr for NetSpec {
 }
 
 /// A root port number.
-struct Port(u8);
+pub(super) struct Port(pub u8);
 
 impl FromStr for Port {
     type Err = String;
@@ -229,7 +229,7 @@ impl FromStr for Serial {
 }
 
 /// A value that the file gives as text in the flag's syntax.
-fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(super) fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: fmt::Display>,
@@ -239,7 +239,7 @@ where
 }
 
 /// As [`from_text`], for keys that may be absent.
-fn from_text_if<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+pub(super) fn from_text_if<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: fmt::Display>,

@@ -14,6 +14,7 @@ mod origin;
 mod ports;
 mod settings;
 mod validate;
+mod vf;
 
 use std::path::PathBuf;
 
@@ -28,6 +29,7 @@ pub use option::OptionError;
 pub use origin::{Given, Origin};
 pub use settings::Settings;
 pub use validate::{ConfigError, Problem};
+pub use vf::{NumberedVf, VfSpec};
 
 /// The most vCPUs a machine has: APIC ids up to 254 are reached by every guest without
 /// interrupt remapping.

@@ -3,26 +3,45 @@
 //!
 //! Everything is read from sysfs and `/dev/vfio` under a root that a test can replace.
 
+mod bind;
+mod changes;
 mod check;
+mod drivers;
 mod function;
 mod group;
 mod interrupts;
 mod isolation;
+mod journal;
+mod kernel;
+mod lease;
+mod netlink;
 mod ready;
+mod sriov;
 mod survey;
+mod uses;
+mod vf;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use pci::HostBdf;
 
+pub use bind::{BindError, Bound, Released};
+pub use changes::{ChangeError, Changes};
 pub use check::{Finding, Status};
 pub use function::{Bar, BarKind, BarPlace, PciFunction, Resource, SrIov};
 pub use group::{Group, Member, Reserved};
 pub use interrupts::Remapping;
 pub use isolation::Isolation;
+pub use journal::RecordError;
+pub use kernel::{Kernel, ThisKernel};
+pub use lease::{Lease, VfWish};
+pub use netlink::Link;
 pub use ready::{AssignError, Assignable};
+pub use sriov::{PhysicalFunction, SriovError, VfReport};
 pub use survey::Surveyed;
+pub use uses::{Process, Use};
+pub use vf::{Rate, VfLink, VfSetting, VfSettings, Vlan};
 
 /// The host's file tree.
 #[derive(Clone, Debug)]
@@ -116,6 +135,8 @@ fn link_name(link: &Path) -> Option<String> {
     Some(target.file_name()?.to_string_lossy().into_owned())
 }
 
+#[cfg(test)]
+pub(crate) mod fake_kernel;
 #[cfg(test)]
 pub(crate) mod fake_server;
 #[cfg(test)]

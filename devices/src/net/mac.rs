@@ -4,7 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 /// An Ethernet (MAC) address, first byte on the wire first.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
