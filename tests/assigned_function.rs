@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use devices::bus::{FastPath, PciDevice};
 use devices::irq::{MsiRoute, MsiRoutes, RouteError};
-use devices::vfio::{AssignedDevice, KernelDevice, OpenError, Presentation};
+use devices::vfio::{AssignedDevice, KernelDevice, OpenError, Presentation, ResetSet};
 use iommu::host::{HostMapper, Type1, pin_memory};
 use pci::{BarIndex, Bdf, Changes, ConfigWrite, Function, MsiMessage, Register};
 use sluice::host::Host;
@@ -61,7 +61,7 @@ impl Routes {
 
 struct Rig {
     // In this order: the device goes before the memory it may do DMA to.
-    device: AssignedDevice,
+    device: Arc<AssignedDevice>,
     routes: Arc<Routes>,
     _memory: iommu::host::PinnedMemory,
     container: Arc<Type1>,
@@ -90,10 +90,8 @@ fn open() -> Option<Rig> {
         .unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((steps, pinned.len()), (3, 80 << 20));
     let routes = Arc::new(Routes::default());
-    let name = address.to_string();
-    let presentation = Presentation::default();
-    let device =
-        AssignedDevice::new(&name, Arc::new(backend), routes.clone(), &presentation).unwrap();
+    let seat = ResetSet::new().enter(&address.to_string(), Some(address), Arc::new(backend));
+    let device = AssignedDevice::new(seat, routes.clone(), &Presentation::default()).unwrap();
     device.set_bdf(Bdf::new(1, 0, 0));
     Some(Rig {
         device,

@@ -5,7 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use pci::BarIndex;
+use pci::{BarIndex, HostBdf};
 use vmm_sys_util::eventfd::EventFd;
 
 use crate::bus::Mapping;
@@ -73,6 +73,52 @@ pub enum TriggerError {
     Refused(#[source] io::Error),
 }
 
+/// A way of the kernel's to reset one function (Documentation/ABI/testing/sysfs-bus-pci,
+/// `reset_method`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub enum ResetMethod {
+    /// What the kernel knows of this very device.
+    DeviceSpecific,
+    /// The firmware's `_RST`.
+    Acpi,
+    /// Function-level reset (PCIe 6.0 §6.6.2).
+    Flr,
+    /// The same of conventional PCI (Advanced Features ECN §3).
+    AfFlr,
+    /// To D3hot and back, which a device may take for a reset (PCI Power Management 1.2
+    /// §5.4). Much may survive it.
+    Pm,
+    /// Secondary Bus Reset, where nothing else is on the bus.
+    Bus,
+    /// The same of a CXL device's port.
+    CxlBus,
+}
+
+impl std::fmt::Display for ResetMethod {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::DeviceSpecific => "a reset made for this device",
+            Self::Acpi => "a reset by the firmware",
+            Self::Flr => "a function-level reset",
+            Self::AfFlr => "a function-level reset (Advanced Features)",
+            Self::Pm => "a reset by power management",
+            Self::Bus => "a reset of its bus",
+            Self::CxlBus => "a reset of its CXL bus",
+        })
+    }
+}
+
+/// A function that a reset of a bus resets.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Affected {
+    /// Where it is.
+    pub address: HostBdf,
+    /// This process holds it, or its IOMMU group.
+    pub ours: bool,
+    /// The host's driver of it, if it is not ours and has one.
+    pub driver: Option<String>,
+}
+
 /// A device in the hands of VFIO.
 pub trait VfioBackend: Send + Sync {
     /// What a region is; all zero where there is none.
@@ -107,4 +153,15 @@ pub trait VfioBackend: Send + Sync {
 
     /// Resets the device. Config space keeps what the kernel virtualises.
     fn reset(&self) -> io::Result<()>;
+
+    /// How [`Self::reset`] goes about it, where that is known.
+    fn reset_method(&self) -> Option<ResetMethod>;
+
+    /// What a reset of the bus that the device is on would reset: the device itself, and
+    /// what is beside it.
+    fn hot_reset_info(&self) -> io::Result<Vec<Affected>>;
+
+    /// Resets the bus and all that [`Self::hot_reset_info`] says, each of which must be
+    /// ours. As with [`Self::reset`], config spaces keep what the kernel virtualises.
+    fn hot_reset(&self) -> io::Result<()>;
 }

@@ -17,12 +17,13 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::{IrqKind, VfioBackend};
 use super::bars::BarRegion;
+use super::capabilities;
 use super::config::{Config, ConfigError};
 use super::events::Events;
 use super::msi;
 use super::msix::Msix;
 use super::presentation::Presentation;
-use super::reset::{Occasion, reset};
+use super::reset::{Company, Occasion, Outcome, Reset, Scope, Seat, Standing, reset, tell};
 use super::rom::{self, Rom};
 use super::vectors::{Vectors, VectorsState};
 use crate::bus::{FastPath, PciDevice, Region};
@@ -43,6 +44,7 @@ pub struct AssignError {
 pub struct AssignedDevice {
     name: Arc<str>,
     backend: Arc<dyn VfioBackend>,
+    seat: Arc<Seat>,
     state: Mutex<State>,
     // Locked after `state`, and alone by accesses to the table.
     msix: Option<Arc<Mutex<Msix>>>,
@@ -55,8 +57,55 @@ struct State {
     config: Config,
     msi: Vectors,
     requester: Bdf,
-    resets: u64,
+    resets: Resets,
     released: bool,
+}
+
+/// What there is to tell of resets.
+#[derive(Default)]
+struct Resets {
+    count: u64,
+    last: Option<Reset>,
+    complaint: Option<String>,
+    standing: Standing,
+}
+
+impl Resets {
+    fn note(&mut self, outcome: Outcome) {
+        self.standing = if outcome.is_thorough() {
+            Standing::Reset
+        } else {
+            Standing::Asked
+        };
+        self.complaint = outcome.complaint();
+        self.count += u64::from(outcome.reset.is_some());
+        self.last = outcome.reset;
+    }
+}
+
+/// A device that is held still, for another one's reset that resets it too.
+pub(super) struct Held<'a> {
+    device: &'a AssignedDevice,
+    state: MutexGuard<'a, State>,
+}
+
+impl Held<'_> {
+    pub fn name(&self) -> &str {
+        &self.device.name
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.state.resets.standing
+    }
+
+    /// It has been reset.
+    pub fn was_reset(&mut self, reset: Reset) {
+        self.state.resets.note(Outcome {
+            reset: Some(reset),
+            refusals: Vec::new(),
+        });
+        self.state.config.reset(&*self.device.backend);
+    }
 }
 
 /// [`AssignedDevice`] as data.
@@ -76,19 +125,26 @@ pub struct AssignedDeviceState {
     pub can_reset: bool,
     /// Resets since it was taken, with that one.
     pub resets: u64,
+    /// The last of them.
+    pub last_reset: Option<Reset>,
+    /// Why that was no better one, or none.
+    pub not_reset: Option<String>,
+    /// Where it stands since.
+    pub standing: Standing,
 }
 
 impl AssignedDevice {
-    /// Takes the device: resets it and lays out what the guest will see. `name` is its host
-    /// address.
+    /// Takes the device in `seat`: resets it and lays out what the guest will see.
     pub fn new(
-        name: &str,
-        backend: Arc<dyn VfioBackend>,
+        seat: Arc<Seat>,
         routes: Arc<dyn MsiRoutes>,
         presentation: &Presentation,
-    ) -> Result<Self, AssignError> {
-        let shared: Arc<str> = name.into();
-        let resets = reset(&*backend, name, Occasion::Taken).into();
+    ) -> Result<Arc<Self>, AssignError> {
+        let (shared, backend) = (Arc::clone(&seat.name), Arc::clone(&seat.backend));
+        let name = &*shared;
+        let mut company = Company::default();
+        let scope = seat.scope(&mut company);
+        let resets = Self::reset_taken(&seat, &scope);
         let failed = |source| AssignError {
             name: name.to_owned(),
             source,
@@ -119,7 +175,7 @@ impl AssignedDevice {
             let region = BarRegion::new(name, backend, bar, msix.clone());
             (index, Arc::new(region))
         });
-        Ok(Self {
+        let device = Arc::new(Self {
             regions: regions.collect(),
             rom: rom.map(Arc::new),
             state: Mutex::new(State {
@@ -131,9 +187,34 @@ impl AssignedDevice {
             }),
             msix,
             events: Events::arm(&*backend, name),
-            name: shared,
+            name: Arc::clone(&shared),
             backend,
-        })
+            seat: Arc::clone(&seat),
+        });
+        seat.seat(&device);
+        Ok(device)
+    }
+
+    fn reset_taken(seat: &Seat, scope: &Scope<'_>) -> Resets {
+        let outcome = match seat.take_early_reset() {
+            Some(reset) => Outcome {
+                reset: Some(reset),
+                refusals: Vec::new(),
+            },
+            None => reset(&*seat.backend, || scope.reset_bus()),
+        };
+        tell(&seat.name, Occasion::Taken, &outcome);
+        let mut resets = Resets::default();
+        resets.note(outcome);
+        resets
+    }
+
+    /// Holds the device still, as it is.
+    pub(super) fn hold(&self) -> Held<'_> {
+        Held {
+            device: self,
+            state: self.lock(),
+        }
     }
 
     /// Gives the device back: it interrupts no more, does no DMA, and is reset. The guest must
@@ -143,7 +224,8 @@ impl AssignedDevice {
         if std::mem::replace(&mut state.released, true) {
             return;
         }
-        self.reset_as(&mut state, Occasion::GivenBack);
+        drop(state);
+        self.reset_as(Occasion::GivenBack);
         for (_, region) in &self.regions {
             region.unmap();
         }
@@ -171,7 +253,10 @@ impl AssignedDevice {
             msi: state.msi.state(),
             msix: self.with_msix(|msix| msix.state()),
             can_reset: self.backend.can_reset(),
-            resets: state.resets,
+            resets: state.resets.count,
+            last_reset: state.resets.last.clone(),
+            not_reset: state.resets.complaint.clone(),
+            standing: state.resets.standing,
         }
     }
 
@@ -196,14 +281,22 @@ impl AssignedDevice {
     }
 
     /// Interrupts first: see [`reset`]. Then bus mastering ends, whether or not the device
-    /// can be reset.
-    fn reset_as(&self, state: &mut State, occasion: Occasion) {
+    /// can be reset. The caller holds no lock of this device's.
+    fn reset_as(&self, occasion: Occasion) {
+        let mut company = Company::default();
+        let scope = self.seat.scope(&mut company);
+        let state = &mut *self.lock();
         state.msi.disable();
         self.with_msix(Msix::reset);
         state.config.reset(&*self.backend);
-        if reset(&*self.backend, &self.name, occasion) {
-            state.resets += 1;
-            state.config.reset(&*self.backend);
+        if state.resets.standing != Standing::Reset {
+            state.resets.standing = Standing::Asked;
+            let outcome = reset(&*self.backend, || scope.reset_bus());
+            tell(&self.name, occasion, &outcome);
+            if outcome.reset.is_some() {
+                state.config.reset(&*self.backend);
+            }
+            state.resets.note(outcome);
         }
     }
 
@@ -211,6 +304,16 @@ impl AssignedDevice {
         let found = self.regions.iter().find(|(index, _)| *index == bar);
         found.map(|(_, region)| region)
     }
+}
+
+/// After this write the guest may have done something to the device: all of it that a guest
+/// reaches while it decodes nothing and does no DMA is in its capabilities.
+fn reaches_device(write: ConfigWrite, config: &Config) -> bool {
+    let command = config.space.command();
+    write.register().offset() >= capabilities::FIRST
+        || command.io_space()
+        || command.memory_space()
+        || command.bus_master()
 }
 
 impl Drop for AssignedDevice {
@@ -230,13 +333,17 @@ impl Function for AssignedDevice {
     }
 
     fn write_config(&self, write: ConfigWrite) -> Changes {
-        let state = &mut *self.lock();
+        let mut state = self.lock();
         let mut changes = state.config.write(&*self.backend, write);
+        if reaches_device(write, &state.config) {
+            state.resets.standing = Standing::InUse;
+        }
         if changes.contains(Changes::FUNCTION_RESET) {
-            self.reset_as(state, Occasion::Guest);
+            drop(state);
+            self.reset_as(Occasion::Guest);
             changes |= Changes::DECODE | Changes::INTERRUPTS | Changes::BUS_MASTER | Changes::POWER;
         } else if changes.contains(Changes::INTERRUPTS) {
-            self.follow_interrupts(state);
+            self.follow_interrupts(&mut state);
         }
         changes
     }
@@ -246,7 +353,7 @@ impl Function for AssignedDevice {
     }
 
     fn reset(&self) {
-        self.reset_as(&mut self.lock(), Occasion::Guest);
+        self.reset_as(Occasion::Guest);
     }
 }
 

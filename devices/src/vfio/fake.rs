@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use pci::{BarIndex, Bdf, MsiMessage};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::backend::{IrqInfo, IrqKind, PAGE, RegionId, RegionInfo, TriggerError, VfioBackend};
+use super::backend::{
+    Affected, IrqInfo, IrqKind, PAGE, RegionId, RegionInfo, ResetMethod, TriggerError, VfioBackend,
+};
 use crate::bus::Mapping;
 use crate::irq::{MsiRoute, MsiRoutes, RouteError};
 
@@ -22,6 +24,7 @@ pub enum Call {
     Triggers(IrqKind, u32, Vec<bool>),
     Disable(IrqKind),
     Reset,
+    HotReset,
 }
 
 #[derive(Default)]
@@ -51,6 +54,9 @@ pub struct FakeBackend {
     /// Vectors that the host has to give.
     pub host_vectors: usize,
     pub can_reset: bool,
+    pub reset_method: Option<ResetMethod>,
+    /// What shares its bus, itself included; `None` if the bus cannot be reset.
+    pub bus: Option<Vec<Affected>>,
     pub mapped: Arc<Mutex<usize>>,
 }
 
@@ -91,6 +97,8 @@ impl FakeBackend {
             announces: true,
             host_vectors: 4096,
             can_reset: true,
+            reset_method: Some(ResetMethod::Flr),
+            bus: None,
             mapped: Arc::default(),
         }
     }
@@ -306,6 +314,20 @@ impl VfioBackend for FakeBackend {
 
     fn reset(&self) -> io::Result<()> {
         self.hardware().call(Some(Call::Reset))
+    }
+
+    fn reset_method(&self) -> Option<ResetMethod> {
+        self.reset_method
+    }
+
+    fn hot_reset_info(&self) -> io::Result<Vec<Affected>> {
+        self.hardware().call(None)?;
+        let none = || io::Error::from_raw_os_error(nix::libc::ENODEV);
+        self.bus.clone().ok_or_else(none)
+    }
+
+    fn hot_reset(&self) -> io::Result<()> {
+        self.hardware().call(Some(Call::HotReset))
     }
 }
 

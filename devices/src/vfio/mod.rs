@@ -9,7 +9,7 @@
 //! - `bars`: which parts of the BARs are mapped and which trapped;
 //! - `vectors`: interrupts from the device's vectors to routes, with `msi` and `msix` on top;
 //! - `events`: errors, and the host's wish to have the device back;
-//! - `reset`: when the device is reset;
+//! - `reset`: when and how the device is reset, alone or with what shares its bus;
 //! - `device`: [`AssignedDevice`], which is all of it.
 //!
 //! Left out, for now: INTx (the guest sees Interrupt Pin 0 and so uses messages), unplugging,
@@ -40,6 +40,7 @@ pub use config::ConfigError;
 pub use device::{AssignError, AssignedDevice, AssignedDeviceState};
 pub use kernel::{KernelDevice, OpenError};
 pub use presentation::{Presentation, RomSource};
+pub use reset::{Reset, ResetSet, Seat, Standing};
 pub use rom::{Flaw, RomError};
 pub use rules::{CapabilityName, UnknownCapability};
 pub use vectors::VectorsState;

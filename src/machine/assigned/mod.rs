@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use devices::bus::PciDevice;
-use devices::vfio::AssignedDevice;
+use devices::vfio::{AssignedDevice, KernelDevice, ResetSet};
 use iommu::host::PinnedMemory;
 use pci::{BusAt, FunctionId, Topology};
 
@@ -55,14 +55,19 @@ impl Assigned {
     }
 
     fn take(wanted: &[config::Assign], opened: Opened, fabric: &Fabric) -> Result<Self, Error> {
+        let resets = ResetSet::new();
+        let enter = |(assign, kernel): (&config::Assign, &Arc<KernelDevice>)| {
+            let address = assign.device;
+            resets.enter(&address.to_string(), Some(address), kernel.clone())
+        };
+        // All of them before the first is taken and reset.
+        let seats: Vec<_> = wanted.iter().zip(&opened.devices).map(enter).collect();
         // If one device fails, all stay open until `opened` has unmapped memory.
-        let devices = wanted
-            .iter()
-            .zip(&opened.devices)
-            .map(|(assign, kernel)| {
-                let name = assign.device.to_string();
-                let (kernel, routes) = (kernel.clone(), fabric.routes.clone());
-                AssignedDevice::new(&name, kernel, routes, &assign.presentation).map(Arc::new)
+        let devices = seats
+            .into_iter()
+            .zip(wanted)
+            .map(|(seat, assign)| {
+                AssignedDevice::new(seat, fabric.routes.clone(), &assign.presentation)
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {

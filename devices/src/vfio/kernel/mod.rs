@@ -27,9 +27,12 @@ use vfio_bindings::bindings::vfio::{
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioError};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::backend::{IrqInfo, IrqKind, RegionId, RegionInfo, TriggerError, VfioBackend};
+use super::backend::{
+    Affected, IrqInfo, IrqKind, RegionId, RegionInfo, ResetMethod, TriggerError, VfioBackend,
+};
 use crate::bus::Mapping;
 
+mod hot_reset;
 mod mapping;
 mod region;
 
@@ -172,6 +175,8 @@ fn index(kind: IrqKind) -> u32 {
 /// when this and every [`Mapping`] made of it are gone.
 pub struct KernelDevice {
     device: Arc<VfioDevice>,
+    /// Where it is on the host's bus, if on one.
+    address: Option<HostBdf>,
     bars: [KernelRegion; 6],
     config: KernelRegion,
     rom: KernelRegion,
@@ -191,16 +196,17 @@ impl KernelDevice {
         let device = VfioDevice::new(sysfs, container, false)
             .map_err(|error| OpenError::from_vfio(address, error))?;
         let device = Arc::new(device);
-        Self::ask(device).map_err(|source| OpenError::Info { address, source })
+        Self::ask(device, Some(address)).map_err(|source| OpenError::Info { address, source })
     }
 
-    fn ask(device: Arc<VfioDevice>) -> io::Result<Self> {
+    fn ask(device: Arc<VfioDevice>, address: Option<HostBdf>) -> io::Result<Self> {
         let fd = device.as_raw_fd();
         let mut bars = [const { KernelRegion::NONE }; 6];
         for (index, bar) in (0..).zip(&mut bars) {
             *bar = KernelRegion::ask(fd, index)?;
         }
         Ok(Self {
+            address,
             bars,
             config: KernelRegion::ask(fd, VFIO_PCI_CONFIG_REGION_INDEX)?,
             // A kernel that will not tell of it has none to show.
@@ -294,6 +300,18 @@ impl VfioBackend for KernelDevice {
         // SAFETY: the descriptor is a VFIO device's, and the ioctl takes no argument.
         unsafe { vfio_device_reset(self.device.as_raw_fd()) }?;
         Ok(())
+    }
+
+    fn reset_method(&self) -> Option<ResetMethod> {
+        self.address.and_then(hot_reset::method)
+    }
+
+    fn hot_reset_info(&self) -> io::Result<Vec<Affected>> {
+        hot_reset::affected(self.device.as_raw_fd())
+    }
+
+    fn hot_reset(&self) -> io::Result<()> {
+        hot_reset::reset(self.device.as_raw_fd())
     }
 }
 

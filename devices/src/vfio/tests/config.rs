@@ -333,8 +333,8 @@ fn what_is_no_endpoint_is_refused() {
     let routes = || Arc::new(FakeRoutes::default());
     let error = |hardware: FakeBackend| {
         let presentation = Presentation::default();
-        let error =
-            AssignedDevice::new("0000:02:10.0", Arc::new(hardware), routes(), &presentation);
+        let seat = seat("0000:02:10.0", Arc::new(hardware));
+        let error = AssignedDevice::new(seat, routes(), &presentation);
         let error = error.err().unwrap();
         format!("{error}: {}", error.source)
     };

@@ -35,9 +35,8 @@ fn an_event_that_cannot_be_armed_is_missing_alone() {
             let hardware = Arc::new(igbvf());
             hardware.fail_at(step);
             let routes = Arc::new(FakeRoutes::default());
-            let device =
-                AssignedDevice::new("0000:02:10.0", hardware, routes, &Presentation::default())
-                    .ok()?;
+            let seat = seat("0000:02:10.0", hardware);
+            let device = AssignedDevice::new(seat, routes, &Presentation::default()).ok()?;
             Some((
                 device.error_event().is_some(),
                 device.request_event().is_some(),

@@ -73,13 +73,8 @@ fn a_device_that_answers_nothing_any_more_does_no_harm() {
 fn it_is_reset_when_taken_and_when_given_back() {
     let hardware = Arc::new(nvme());
     let routes = Arc::new(FakeRoutes::default());
-    let device = AssignedDevice::new(
-        "0000:03:00.0",
-        hardware.clone(),
-        routes.clone(),
-        &Presentation::default(),
-    )
-    .unwrap();
+    let seat = seat("0000:03:00.0", hardware.clone());
+    let device = AssignedDevice::new(seat, routes.clone(), &Presentation::default()).unwrap();
     assert_eq!(hardware.calls()[0], Call::Reset);
     assert_eq!(device.state().resets, 1);
     let rig = Rig {

@@ -6,6 +6,7 @@ mod interrupts;
 mod lifecycle;
 mod memory;
 mod presentation;
+mod reset;
 mod resizable;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::vfio::backend::IrqInfo;
 use crate::vfio::device::AssignedDevice;
 use crate::vfio::fake::{FakeBackend, FakeRoutes};
 use crate::vfio::presentation::Presentation;
+use crate::vfio::reset::{ResetSet, Seat};
 
 const IGBVF: &str = include_str!("../testdata/igbvf.lspci");
 const NVME: &str = include_str!("../testdata/nvme.lspci");
@@ -26,7 +28,7 @@ const E1000E: &str = include_str!("../testdata/e1000e.lspci");
 struct Rig {
     hardware: Arc<FakeBackend>,
     routes: FakeRoutes,
-    device: AssignedDevice,
+    device: Arc<AssignedDevice>,
 }
 
 impl Rig {
@@ -38,8 +40,8 @@ impl Rig {
         let hardware = Arc::new(hardware);
         let routes = FakeRoutes::default();
         let kernel = Arc::new(routes.clone());
-        let device =
-            AssignedDevice::new("0000:02:10.0", hardware.clone(), kernel, presentation).unwrap();
+        let seat = seat("0000:02:10.0", hardware.clone());
+        let device = AssignedDevice::new(seat, kernel, presentation).unwrap();
         device.set_bdf(Bdf::new(1, 0, 0));
         hardware.calls();
         Self {
@@ -92,6 +94,11 @@ impl Rig {
         region.read(offset, &mut bytes);
         u32::from_le_bytes(bytes)
     }
+}
+
+/// A device alone in its set.
+fn seat(name: &str, hardware: Arc<FakeBackend>) -> Arc<Seat> {
+    ResetSet::new().enter(name, name.parse().ok(), hardware)
 }
 
 fn message(n: u32) -> MsiMessage {

@@ -137,8 +137,7 @@ fn a_rom_that_the_kernel_does_not_read_is_hidden() {
     let take = |hardware: &Arc<FakeBackend>| {
         let (routes, presentation) = (FakeRoutes::default(), Presentation::default());
         AssignedDevice::new(
-            "0000:03:00.0",
-            hardware.clone(),
+            seat("0000:03:00.0", hardware.clone()),
             Arc::new(routes),
             &presentation,
         )
@@ -174,7 +173,7 @@ fn a_rom_from_a_file_must_be_good() {
     assert_eq!(read_rom(&rig)[..image.len()], image);
     let error = |path: &std::path::Path| {
         let routes = Arc::new(FakeRoutes::default());
-        let taken = AssignedDevice::new("a", Arc::new(e1000e()), routes, &given(path));
+        let taken = AssignedDevice::new(seat("a", Arc::new(e1000e())), routes, &given(path));
         taken.err().unwrap().source.to_string()
     };
     file.as_file().set_len(4).unwrap();

@@ -109,6 +109,8 @@ fn from_environment(name: &str) -> PathBuf {
 
 fn sluice(guest: &GuestSpec) -> Command {
     let mut command = Command::new(sluice_program());
+    // Tests read in it how devices were reset.
+    command.env("SLUICE_LOG", "warn,devices::vfio=info");
     command.args([
         "run",
         "--cpus",

@@ -3,28 +3,57 @@
 use super::Check;
 use crate::error::{Result, fail};
 use crate::inside::guest::{Guest, expect_success};
-use crate::inside::linux::{network_up, ping_all};
+use crate::inside::linux::{network_up, ping_all, wait_for_block_device};
 use crate::inside::rig::Rig;
 use crate::inside::sysfs;
 use crate::inside::vmm::GuestSpec;
-use crate::topology::{E1000E_GUEST_ADDRESS, E1000E_PEER, TWINS};
+use crate::topology::{E1000E, E1000E_GUEST_ADDRESS, E1000E_PEER, NVME, TWINS};
 
-pub const CHECKS: &[Check] = &[Check {
-    name: "functions-of-one-device-stay-together",
-    cpus: &[2],
-    limit: 180,
-    fixture: None,
-    run: twins_together,
-}];
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "functions-of-one-device-stay-together",
+        cpus: &[2],
+        limit: 240,
+        fixture: None,
+        run: twins_together,
+    },
+    Check {
+        name: "bus-reset-and-reboot",
+        cpus: &[2],
+        limit: 240,
+        fixture: None,
+        run: bus_reset_and_reboot,
+    },
+    Check {
+        name: "secondary-bus-reset-by-the-guest",
+        cpus: &[1],
+        limit: 180,
+        fixture: None,
+        run: secondary_bus_reset,
+    },
+];
 
-fn with_twins(rig: &mut Rig, cpus: u32) -> Result<Guest> {
-    for address in TWINS {
-        sysfs::bind(address, "vfio-pci")?;
+const BUS_RESET: &str = "a reset of its bus";
+
+/// How often the monitor has told of this reset of this device.
+fn resets(guest: &Guest, address: &str, what: &str) -> usize {
+    let log = guest.complaints();
+    let tells = |line: &&str| line.contains(address) && line.contains(what);
+    log.lines()
+        .filter(|line| line.contains("reset: "))
+        .filter(tells)
+        .count()
+}
+
+fn expect_resets(guest: &Guest, address: &str, what: &str, least: usize) -> Result<()> {
+    let found = resets(guest, address, what);
+    if found >= least {
+        return Ok(());
     }
-    rig.boot(&GuestSpec {
-        assign: TWINS.to_vec(),
-        ..GuestSpec::new(cpus)
-    })
+    let log = guest.complaints();
+    fail(format!(
+        "{address}: {found} times \"{what}\", not {least} times, in the log: {log}"
+    ))
 }
 
 /// Where the guest has its 82574Ls.
@@ -34,15 +63,34 @@ fn addresses(guest: &mut Guest) -> Result<Vec<String>> {
     Ok(listed.lines().filter_map(address).collect())
 }
 
-/// The first twin's interface reaches its wire.
-fn works(guest: &mut Guest) -> Result<()> {
+/// The first 82574L reaches its wire.
+fn reaches_wire(guest: &mut Guest) -> Result<()> {
     network_up(guest, "e1000e", E1000E_GUEST_ADDRESS)?;
     ping_all(guest, 10, 0.05, E1000E_PEER).map(drop)
 }
 
+fn reads_flash(guest: &mut Guest) -> Result<()> {
+    guest.sh("modprobe nvme")?;
+    wait_for_block_device(guest, "nvme0n1")?;
+    let read = "dd if=/dev/nvme0n1 of=/dev/null bs=64k count=16 iflag=direct 2>&1";
+    guest.sh(read).map(drop)
+}
+
+fn start_over(guest: &mut Guest) -> Result<()> {
+    guest.type_command("reboot -f")?;
+    guest.wait_ready()
+}
+
+/// Both functions are of one device, and neither can be reset but by power management or with the other.
 fn twins_together(rig: &mut Rig, cpus: u32) -> Result<()> {
     rig.only_sluice()?;
-    let mut guest = with_twins(rig, cpus)?;
+    for address in TWINS {
+        sysfs::bind(address, "vfio-pci")?;
+    }
+    let mut guest = rig.boot(&GuestSpec {
+        assign: TWINS.to_vec(),
+        ..GuestSpec::new(cpus)
+    })?;
     let found = addresses(&mut guest)?;
     let [first, second] = &found[..] else {
         return fail(format!("the guest has {found:?}, not two 82574Ls"));
@@ -53,6 +101,64 @@ fn twins_together(rig: &mut Rig, cpus: u32) -> Result<()> {
             "{first} and {second} are not functions of one device"
         ));
     }
-    works(&mut guest)?;
+    let together = format!("{BUS_RESET}, with {}", TWINS[1]);
+    expect_resets(&guest, TWINS[0], &together, 1)?;
+    reaches_wire(&mut guest)?;
+    start_over(&mut guest)?;
+    // With the machine the last one is reset for both.
+    let together = format!("{BUS_RESET}, with {}", TWINS[0]);
+    expect_resets(&guest, TWINS[1], &together, 2)?;
+    reaches_wire(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// Neither device has a reset of its own that the host would use.
+fn bus_reset_and_reboot(rig: &mut Rig, cpus: u32) -> Result<()> {
+    rig.only_sluice()?;
+    let method = sysfs::device(NVME).join("reset_method");
+    sysfs::write(&method, "bus")?;
+    let outcome = reboots_with_bus_resets(rig, cpus);
+    rig.stop();
+    sysfs::write(&method, "default")?;
+    outcome
+}
+
+fn reboots_with_bus_resets(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let mut guest = rig.boot(&GuestSpec {
+        assign: vec![NVME, E1000E],
+        ..GuestSpec::new(cpus)
+    })?;
+    for round in 1..=3 {
+        for address in [NVME, E1000E] {
+            expect_resets(&guest, address, BUS_RESET, round)?;
+        }
+        reads_flash(&mut guest)?;
+        reaches_wire(&mut guest)?;
+        if round < 3 {
+            start_over(&mut guest)?;
+        }
+    }
+    expect_success(guest.power_off()?)
+}
+
+/// What Linux in the guest calls a reset of the bus is Secondary Bus Reset of the root port above.
+fn secondary_bus_reset(rig: &mut Rig, cpus: u32) -> Result<()> {
+    rig.only_sluice()?;
+    let mut guest = rig.boot(&GuestSpec {
+        assign: vec![E1000E],
+        ..GuestSpec::new(cpus)
+    })?;
+    let found = addresses(&mut guest)?;
+    let [address] = &found[..] else {
+        return fail(format!("the guest has {found:?}, not one 82574L"));
+    };
+    reaches_wire(&mut guest)?;
+    let before = resets(&guest, E1000E, BUS_RESET);
+    let device = format!("/sys/bus/pci/devices/{address}");
+    guest.sh(&format!(
+        "rmmod e1000e; cd {device}; echo bus > reset_method && echo 1 > reset"
+    ))?;
+    expect_resets(&guest, E1000E, BUS_RESET, before + 1)?;
+    reaches_wire(&mut guest)?;
     expect_success(guest.power_off()?)
 }
