@@ -30,6 +30,49 @@ impl IrqLine {
     }
 }
 
+/// A device whose level cannot be seen, only asked for: one of the host's, behind VFIO.
+pub trait Resample: Send + Sync {
+    /// Asks whether the device still asserts its interrupt. If so, its trigger is signalled
+    /// again, now or soon. May be called at any time, from any thread.
+    fn resample(&self);
+}
+
+/// An input of the interrupt controllers for devices that can only be asked for their level.
+///
+/// **Contract.** Such a device signals its *trigger* once when it asserts its interrupt, and
+/// is then held back from doing so again (VFIO masks it in the device or at the host's
+/// controller); nobody is told when it lets go. So from the signal on its line counts as
+/// asserted, until the guest *may have served* the device: it has ended an interrupt of the
+/// input at a controller (EOI), or unmasked the input, or changed what the input makes of an
+/// interrupt. Then the line counts as deasserted, and the device is asked
+/// ([`Resample::resample`], in this order, so that its answer is not wiped out).
+///
+/// From this follows, whoever else shares the wire:
+/// - **None is lost.** A device that asserts has either signalled, and its line is asserted,
+///   or is asked when the guest next ends, unmasks or reprograms. A signal that meets a
+///   masked input waits there as a level does.
+/// - **None sticks.** A line that counts as asserted makes an interrupt, whose end asks.
+/// - One too many is possible: of a device that was asked while the guest was about to serve
+///   it. Handlers of level interrupts expect that.
+///
+/// While an input is open (unmasked, and ending with an EOI), an implementation may hand the
+/// trigger to the kernel, which then sends the input's message with no thread of ours in
+/// between. What it sent is neither in the level nor in the Remote IRR that a guest reads of
+/// the I/O APIC: its EOI counts for all devices of the input.
+pub trait LevelInput: Send + Sync {
+    /// Connects a device.
+    fn connect(&self, device: Arc<dyn Resample>) -> Result<Box<dyn LevelRoute>, RouteError>;
+}
+
+/// A device's connection to a [`LevelInput`]. Dropping it lets go of the line.
+pub trait LevelRoute: Send + Sync {
+    /// What to signal when the device asserts its interrupt.
+    fn trigger(&self) -> &EventFd;
+
+    /// Lets go of the line and asks the device.
+    fn ask(&self);
+}
+
 /// Takes interrupt messages that the IOMMU has resolved.
 pub trait MsiSink: Send + Sync {
     /// Delivers one message.

@@ -22,7 +22,7 @@ use crate::irq::{IrqLine, LineSink};
 pub const PIRQS: u8 = 8;
 
 /// I/O APIC pin of PIRQA#.
-const FIRST_PIRQ_PIN: u8 = 16;
+pub const FIRST_PIRQ_PIN: u8 = 16;
 
 /// Which PIRQ (0 for PIRQA# to 7 for PIRQH#) a pin of a device on bus 0 is wired to.
 ///
@@ -93,6 +93,19 @@ impl IntxRouter {
             }
             _ => IrqLine::new(Arc::new(Nowhere)),
         }
+    }
+
+    /// The PIRQs that are routed to an 8259 input.
+    pub fn pirqs_on(&self, irq: u8) -> Vec<u8> {
+        let routed = |pirq: &Pirq| {
+            let to = pirq.to_pic.lock().unwrap_or_else(PoisonError::into_inner);
+            to.irq == Some(irq)
+        };
+        let pirqs = (0..).zip(&self.pirqs);
+        pirqs
+            .filter(|(_, (_, pirq))| routed(pirq))
+            .map(|(n, _)| n)
+            .collect()
     }
 
     /// Routes a PIRQ to an 8259 input, or to none. Follows PIRQx_ROUT.
@@ -250,6 +263,8 @@ mod tests {
         assert_eq!(rig.levels(), (0, 1 << 21));
         rig.router.set_route(5, Some(10));
         assert_eq!(rig.levels(), (1 << 10, 1 << 21));
+        assert_eq!(rig.router.pirqs_on(10), [5]);
+        assert_eq!(rig.router.pirqs_on(11), []);
         a.set(false);
         rig.router.set_route(5, Some(11));
         isa.set(true);

@@ -51,9 +51,17 @@ pub trait IoApicOutput: Send + Sync {
     /// I/O APIC locked, so that two changes cannot cross: it must not be called back.
     fn route(&self, pin: u8, message: Option<MsiMessage>);
 
-    /// The guest has ended a level interrupt of `pin`. Called with no lock held, before a
-    /// line that is still asserted is delivered again: the time to ask its device.
-    fn ended(&self, pin: u8) {
+    /// Interrupts of `pin` now leave as messages that end with an EOI (its entry is unmasked,
+    /// its delivery mode fixed or lowest priority), or no longer do. Called like
+    /// [`Self::route`], and after it.
+    fn open(&self, pin: u8, open: bool) {
+        let _ = (pin, open);
+    }
+
+    /// The guest may have served the devices of `pin`: it has ended an interrupt of its
+    /// vector, has unmasked it, or has changed its unmasked entry. Called with no lock held,
+    /// before a line that is still asserted is delivered again: the time to ask devices.
+    fn served(&self, pin: u8) {
         let _ = pin;
     }
 }
@@ -82,6 +90,8 @@ struct Inner {
     levels: u32,
     /// What the output was last told of each pin.
     routed: [Option<MsiMessage>; PINS as usize],
+    /// Bit per pin: the output was told that it is open.
+    open: u32,
     /// EOIs in a row that found the line still asserted.
     successive: [u32; PINS as usize],
     /// Bit per pin: waits for the alarm.
@@ -133,12 +143,15 @@ impl IoApic {
     /// A local APIC has ended an interrupt of `vector` (KVM_EXIT_IOAPIC_EOI, or the EOI
     /// register). Level entries of that vector may fire again.
     pub fn end_of_interrupt(&self, vector: u8) {
-        let ended = self.lock().end(vector);
+        let (ended, served) = {
+            let mut inner = self.lock();
+            (inner.end(vector), inner.with_vector(vector))
+        };
+        for pin in bits(served) {
+            self.config.output.served(pin);
+        }
         if ended == 0 {
             return;
-        }
-        for pin in bits(ended) {
-            self.config.output.ended(pin);
         }
         let throttled = self.lock().throttle(ended);
         if throttled != 0 {
@@ -155,6 +168,9 @@ impl IoApic {
             if routed.is_some() {
                 self.config.output.route(pin, None);
             }
+        }
+        for pin in bits(inner.open) {
+            self.config.output.open(pin, false);
         }
         *inner = Inner {
             levels: inner.levels,
@@ -195,8 +211,12 @@ impl IoApic {
             select if select >= index::REDIRECTION => {
                 let pin = (select - index::REDIRECTION) / 2;
                 if pin < PINS {
-                    inner.write_entry(pin, select & 1 != 0, value, &*self.config.output);
+                    let output = &*self.config.output;
+                    let anew = inner.write_entry(pin, select & 1 != 0, value, output);
                     drop(inner);
+                    if anew {
+                        output.served(pin);
+                    }
                     self.service(1 << pin);
                 }
             }
@@ -213,6 +233,7 @@ impl Inner {
             entries: [RedirectionEntry::RESET; PINS as usize],
             levels: 0,
             routed: [None; PINS as usize],
+            open: 0,
             successive: [0; PINS as usize],
             throttled: 0,
         }
@@ -258,6 +279,14 @@ impl Inner {
         ended
     }
 
+    /// The pins whose interrupts have this vector and end with an EOI.
+    fn with_vector(&self, vector: u8) -> u32 {
+        let entries = (0..).zip(&self.entries);
+        entries
+            .filter(|(_, entry)| entry.vector() == vector && entry.has_end())
+            .fold(0, |pins, (pin, _)| pins | 1 << pin)
+    }
+
     /// Counts storms among the pins just ended; says which must wait.
     fn throttle(&mut self, ended: u32) -> u32 {
         let mut waiting = 0;
@@ -277,15 +306,24 @@ impl Inner {
         waiting
     }
 
-    fn write_entry(&mut self, pin: u8, high: bool, value: u32, output: &dyn IoApicOutput) {
+    /// Writes half an entry; true if it is unmasked and not what it was.
+    fn write_entry(&mut self, pin: u8, high: bool, value: u32, output: &dyn IoApicOutput) -> bool {
         let entry = &mut self.entries[usize::from(pin)];
+        let before = *entry;
         entry.write_half(high, value);
-        let message = Some(entry.message());
+        let after = *entry;
+        let message = Some(after.message());
         let routed = &mut self.routed[usize::from(pin)];
-        if !entry.masked() && *routed != message {
+        if !after.masked() && *routed != message {
             *routed = message;
             output.route(pin, message);
         }
+        let (bit, open) = (1 << pin, !after.masked() && after.has_end());
+        if open != (self.open & bit != 0) {
+            self.open ^= bit;
+            output.open(pin, open);
+        }
+        !after.masked() && after != before
     }
 
     fn read_window(&self) -> u32 {

@@ -31,6 +31,12 @@ const ELCR_MASK: [u8; 2] = [0xf8, 0xde];
 pub trait Intr: Send + Sync {
     /// Drives it. Called with the controllers locked: it must not call them back.
     fn set(&self, asserted: bool);
+
+    /// The guest may have served the devices of `irq` (0 to 15): it has ended its interrupt,
+    /// or unmasked it. Called with no lock held: the time to ask devices.
+    fn served(&self, irq: u8) {
+        let _ = irq;
+    }
 }
 
 /// The pair.
@@ -91,7 +97,29 @@ impl Pic {
 
     /// The processor acknowledges: gives the vector, or `None` if INTR has gone meanwhile.
     pub fn acknowledge(&self) -> Option<u8> {
-        self.change(|pair| pair.intr.then(|| pair.inta()))
+        let (irq, vector, ended) = self.change(|pair| {
+            let (irq, vector) = pair.intr.then(|| pair.inta())?;
+            Some((irq, vector, pair.chip(irq >> 3).auto_eoi))
+        })?;
+        if ended {
+            self.intr.served(irq);
+        }
+        Some(vector)
+    }
+
+    /// Tells of inputs that the guest may have served by `action`.
+    fn serve<T>(&self, action: impl FnOnce(&mut Pair) -> T) -> T {
+        let (result, served) = self.change(|pair| {
+            let before = [pair.master.clone(), pair.slave.clone()];
+            let result = action(pair);
+            let served = pair.master.served_since(&before[0]);
+            (result, [served, pair.slave.served_since(&before[1])])
+        });
+        let served = u16::from_le_bytes(served);
+        for irq in (0..16).filter(|irq| served & 1 << irq != 0) {
+            self.intr.served(irq);
+        }
+        result
     }
 
     /// INTR as it is now.
@@ -148,21 +176,21 @@ impl Pair {
         self.master.interrupt(true).is_some()
     }
 
-    /// The INTA cycles. With nothing to acknowledge a chip gives its input 7 and puts
-    /// nothing in service: the spurious interrupts 7 and 15.
-    fn inta(&mut self) -> u8 {
+    /// The INTA cycles: the IRQ and its vector. With nothing to acknowledge a chip gives its
+    /// input 7 and puts nothing in service: the spurious interrupts 7 and 15.
+    fn inta(&mut self) -> (u8, u8) {
         let Some(input) = self.master.interrupt(true) else {
-            return self.master.vector(7);
+            return (7, self.master.vector(7));
         };
         self.master.acknowledge(input);
         if input != CASCADE {
-            return self.master.vector(input);
+            return (input, self.master.vector(input));
         }
         let Some(input) = self.slave.interrupt(false) else {
-            return self.slave.vector(7);
+            return (15, self.slave.vector(7));
         };
         self.slave.acknowledge(input);
-        self.slave.vector(input)
+        (8 + input, self.slave.vector(input))
     }
 
     /// A read of a command port: of a register, or the poll that OCW3 asked for, which
@@ -196,7 +224,7 @@ impl BytePorts for Pic {
     }
 
     fn write_port(&self, port: u16, value: u8) {
-        self.change(|pair| match port {
+        self.serve(|pair| match port {
             0x20 => pair.master.write_command(value),
             0x21 => pair.master.write_data(value),
             0xa0 => pair.slave.write_command(value),

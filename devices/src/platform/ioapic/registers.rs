@@ -73,7 +73,12 @@ impl RedirectionEntry {
     /// Follows the level of its input and waits for EOIs. Only fixed and lowest-priority
     /// interrupts do; SMI, NMI, INIT and ExtINT are edges whatever the trigger mode says.
     pub fn is_level(&self) -> bool {
-        self.level_triggered() && self.delivery_mode() <= 1
+        self.level_triggered() && self.has_end()
+    }
+
+    /// Fixed or lowest priority: the processor ends it with an EOI.
+    pub fn has_end(&self) -> bool {
+        self.delivery_mode() <= 1
     }
 
     /// The message it sends, in the compatibility and the remappable format alike: address

@@ -8,12 +8,21 @@ use crate::platform::wire::SharedLine;
 struct Output {
     delivered: Mutex<Vec<(u8, MsiMessage)>>,
     routes: Mutex<Vec<(u8, Option<MsiMessage>)>>,
-    ended: Mutex<Vec<u8>>,
+    served: Mutex<Vec<u8>>,
+    open: Mutex<Vec<(u8, bool)>>,
 }
 
 impl Output {
     fn take(&self) -> Vec<(u8, MsiMessage)> {
         std::mem::take(&mut self.delivered.lock().unwrap())
+    }
+
+    fn take_served(&self) -> Vec<u8> {
+        std::mem::take(&mut self.served.lock().unwrap())
+    }
+
+    fn take_open(&self) -> Vec<(u8, bool)> {
+        std::mem::take(&mut self.open.lock().unwrap())
     }
 }
 
@@ -26,8 +35,12 @@ impl IoApicOutput for Output {
         self.routes.lock().unwrap().push((pin, message));
     }
 
-    fn ended(&self, pin: u8) {
-        self.ended.lock().unwrap().push(pin);
+    fn open(&self, pin: u8, open: bool) {
+        self.open.lock().unwrap().push((pin, open));
+    }
+
+    fn served(&self, pin: u8) {
+        self.served.lock().unwrap().push(pin);
     }
 }
 
@@ -178,11 +191,12 @@ fn a_level_waits_for_its_eoi_and_fires_again_while_asserted() {
     rig.ioapic.set_level(10, false);
     rig.ioapic.set_level(10, true);
     assert_eq!(rig.output.take().len(), 1);
+    rig.output.take_served();
     rig.ioapic.end_of_interrupt(0x41);
     assert_eq!(rig.output.take().len(), 0);
     rig.ioapic.end_of_interrupt(0x40);
     assert_eq!(rig.output.take().len(), 1);
-    assert_eq!(*rig.output.ended.lock().unwrap(), [10]);
+    assert_eq!(rig.output.take_served(), [10]);
     rig.ioapic.set_level(10, false);
     rig.ioapic.end_of_interrupt(0x40);
     assert_eq!(rig.output.take().len(), 0);
@@ -197,8 +211,9 @@ fn the_eoi_register_ends_every_entry_of_its_vector() {
         rig.ioapic.set_level(pin, true);
     }
     rig.output.take();
+    rig.output.take_served();
     rig.ioapic.write(offset::EOI, &0x50_u32.to_le_bytes());
-    assert_eq!(*rig.output.ended.lock().unwrap(), [16, 17]);
+    assert_eq!(rig.output.take_served(), [16, 17]);
     assert_eq!(rig.output.take().len(), 2);
 }
 
@@ -210,7 +225,7 @@ fn a_device_that_lets_go_when_told_of_the_eoi_is_not_delivered_again() {
             *self.1.lock().unwrap() += 1;
         }
         fn route(&self, _: u8, _: Option<MsiMessage>) {}
-        fn ended(&self, pin: u8) {
+        fn served(&self, pin: u8) {
             if let Some(ioapic) = &*self.0.lock().unwrap() {
                 ioapic.set_level(pin, false);
             }
@@ -229,6 +244,49 @@ fn a_device_that_lets_go_when_told_of_the_eoi_is_not_delivered_again() {
     ioapic.end_of_interrupt(0x60);
     assert_eq!(*output.1.lock().unwrap(), 1);
     *output.0.lock().unwrap() = None;
+}
+
+#[test]
+fn devices_are_served_by_an_eoi_an_unmask_and_a_change_of_the_entry() {
+    const EDGE: u64 = 0x70;
+    let rig = Rig::new();
+    rig.program(16, MASKED | LEVEL | 0x70);
+    assert_eq!(rig.output.take_served(), [], "masked");
+    rig.program(16, LEVEL | 0x70);
+    assert_eq!(rig.output.take_served(), [16]);
+    rig.program(16, LEVEL | 0x70);
+    assert_eq!(rig.output.take_served(), [], "nothing new");
+    // An interrupt that did not come from here, as its kernel sends some by itself.
+    rig.ioapic.end_of_interrupt(0x70);
+    assert_eq!(rig.output.take_served(), [16]);
+    rig.program(16, 1 << 56 | LEVEL | 0x70);
+    assert_eq!(rig.output.take_served(), [16], "moved to another processor");
+    rig.program(16, 1 << 56 | EDGE);
+    assert_eq!(rig.output.take_served(), [16]);
+    rig.ioapic.end_of_interrupt(0x70);
+    assert_eq!(rig.output.take_served(), [16], "an edge ends too");
+    rig.program(16, 1 << 56 | MASKED | EDGE);
+    rig.output.take_served();
+    rig.ioapic.end_of_interrupt(0x70);
+    assert_eq!(rig.output.take_served(), [16], "while masked");
+}
+
+#[test]
+fn a_pin_is_open_while_it_sends_what_ends_with_an_eoi() {
+    const NMI: u64 = 4 << 8;
+    let rig = Rig::new();
+    rig.program(16, LEVEL | 0x70);
+    rig.program(16, LEVEL | 0x71);
+    assert_eq!(rig.output.take_open(), [(16, true)]);
+    rig.program(16, NMI);
+    rig.program(16, MASKED | NMI);
+    assert_eq!(rig.output.take_open(), [(16, false)]);
+    rig.program(16, 0x70);
+    rig.program(16, MASKED | 0x70);
+    rig.program(17, LEVEL | 0x71);
+    rig.output.take_open();
+    rig.ioapic.reset();
+    assert_eq!(rig.output.take_open(), [(17, false)]);
 }
 
 #[test]

@@ -136,6 +136,11 @@ impl Chip {
         }
     }
 
+    /// Inputs that software has ended or unmasked since the chip was `before`.
+    pub fn served_since(&self, before: &Self) -> u8 {
+        before.in_service & !self.in_service | before.mask & !self.mask
+    }
+
     /// The vector of an input.
     pub fn vector(&self, input: u8) -> u8 {
         self.base & 0xf8 | input & 7

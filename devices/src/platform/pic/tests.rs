@@ -6,9 +6,13 @@ use super::*;
 use crate::platform::fakes::torture;
 
 #[derive(Default)]
-struct Pin(AtomicBool);
+struct Pin(AtomicBool, Mutex<Vec<u8>>);
 
 impl Intr for Pin {
+    fn served(&self, irq: u8) {
+        self.1.lock().unwrap().push(irq);
+    }
+
     fn set(&self, asserted: bool) {
         assert_ne!(
             self.0.swap(asserted, Ordering::SeqCst),
@@ -46,6 +50,10 @@ impl Rig {
             rig.out(command + 1, icw4);
         }
         rig
+    }
+
+    fn take_served(&self) -> Vec<u8> {
+        std::mem::take(&mut self.pin.1.lock().unwrap())
     }
 
     fn out(&self, port: u16, value: u8) {
@@ -146,11 +154,33 @@ fn level_inputs_follow_the_line() {
 #[test]
 fn spurious_interrupts_are_seven_and_fifteen() {
     let mut pair = Rig::ready().pic.state();
-    assert_eq!(pair.inta(), 0x27);
+    assert_eq!(pair.inta(), (7, 0x27));
     assert_eq!(pair.master.in_service, 0);
     pair.master.set_cascade(true);
-    assert_eq!(pair.inta(), 0x2f);
+    assert_eq!(pair.inta(), (15, 0x2f));
     assert_eq!((pair.master.in_service, pair.slave.in_service), (4, 0));
+}
+
+#[test]
+fn devices_are_served_by_an_eoi_and_an_unmask() {
+    let rig = Rig::ready();
+    rig.out(0x4d1, 0x0c); // IRQ 10 and 11 by level
+    rig.take_served();
+    rig.pic.set_level(11, true);
+    assert_eq!(rig.pic.acknowledge(), Some(0x2b));
+    // As Linux does: mask, end slave and master, and unmask when it is done.
+    rig.out(0xa1, 0x08);
+    assert_eq!(rig.take_served(), []);
+    rig.out(0xa0, 0x63);
+    rig.out(0x20, 0x62);
+    assert_eq!(rig.take_served(), [11, 2]);
+    rig.out(0xa1, 0x00);
+    assert_eq!(rig.take_served(), [11]);
+    let rig = Rig::with_modes(0x03);
+    rig.take_served();
+    rig.pulse(5);
+    assert_eq!(rig.pic.acknowledge(), Some(0x25));
+    assert_eq!(rig.take_served(), [5], "its end is automatic");
 }
 
 #[test]
