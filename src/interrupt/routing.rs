@@ -1,6 +1,8 @@
 //! KVM's GSI routing table and what lives in it: the IOAPIC's pins first (KVM watches them
 //! to exit at the end of level interrupts), then one GSI for each live message route.
 
+use std::io;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use devices::irq::{MsiRoute, MsiRoutes, MsiSink, RouteError};
@@ -12,6 +14,8 @@ use kvm_bindings::{
 use kvm_ioctls::{Cap, VmFd};
 use pci::{Bdf, MsiMessage};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::levels::Injector;
 
 /// Pins of the IOAPIC.
 pub const IOAPIC_PINS: usize = 24;
@@ -34,12 +38,27 @@ impl MsiSink for KvmMsi {
     }
 }
 
+/// How many message routes there are. Each live vector of an assigned device takes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Usage {
+    /// Now.
+    pub used: usize,
+    /// At most, at a time, so far.
+    pub most: usize,
+    /// Vectors that got none, as all were in use.
+    pub refused: u64,
+    /// How many KVM has.
+    pub limit: usize,
+}
+
 /// The table. Index is the GSI.
 pub struct Routing {
     vm: Arc<VmFd>,
     remapper: Arc<dyn Remapper>,
     limit: usize,
     table: Mutex<Vec<Option<MsiMessage>>>,
+    most: AtomicUsize,
+    refused: AtomicU64,
 }
 
 impl Routing {
@@ -52,6 +71,8 @@ impl Routing {
             remapper,
             limit,
             table: Mutex::new(vec![None; IOAPIC_PINS]),
+            most: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
         }
     }
 
@@ -59,13 +80,18 @@ impl Routing {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Live message routes, and how many there can be.
-    pub fn usage(&self) -> (usize, usize) {
-        let used = self.table()[IOAPIC_PINS..].iter().flatten().count();
-        (used, self.limit - IOAPIC_PINS)
+    /// How many message routes there are.
+    pub fn usage(&self) -> Usage {
+        Usage {
+            used: messages(&self.table()),
+            most: self.most.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            limit: self.limit - IOAPIC_PINS,
+        }
     }
 
-    /// Tells KVM what an IOAPIC pin sends, so that it exits when a level interrupt ends.
+    /// Tells KVM what an IOAPIC pin sends, so that it exits when a level interrupt ends, and
+    /// for [`Injector`].
     pub fn set_pin(&self, pin: u8, message: Option<MsiMessage>) -> Result<(), RouteError> {
         debug_assert!(usize::from(pin) < IOAPIC_PINS);
         self.change(pin.into(), message)
@@ -88,6 +114,7 @@ impl Routing {
         let free = (IOAPIC_PINS..table.len()).find(|&gsi| table[gsi].is_none());
         let gsi = free.unwrap_or(table.len());
         if gsi >= self.limit {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(RouteError::Exhausted(self.limit - IOAPIC_PINS));
         }
         if gsi == table.len() {
@@ -98,6 +125,7 @@ impl Routing {
             table[gsi] = None;
             return Err(error);
         }
+        self.most.fetch_max(messages(&table), Ordering::Relaxed);
         Ok(gsi as u32)
     }
 
@@ -115,6 +143,22 @@ impl Routing {
         }
         result
     }
+}
+
+/// A trigger of a level interrupt is an irqfd on its pin's GSI.
+impl Injector for Routing {
+    fn attach(&self, trigger: &EventFd, pin: u8) -> io::Result<()> {
+        Ok(self.vm.register_irqfd(trigger, pin.into())?)
+    }
+
+    fn detach(&self, trigger: &EventFd, pin: u8) {
+        // It fails only for what is not attached.
+        let _ = self.vm.unregister_irqfd(trigger, pin.into());
+    }
+}
+
+fn messages(table: &[Option<MsiMessage>]) -> usize {
+    table.iter().skip(IOAPIC_PINS).flatten().count()
 }
 
 fn kernel(error: kvm_ioctls::Error) -> RouteError {
@@ -225,7 +269,7 @@ mod tests {
         let routes = KvmRoutes(routing.clone());
         let first = routes.allocate(Bdf::new(0, 1, 0), message(0x31)).unwrap();
         let second = routes.allocate(Bdf::new(0, 1, 0), message(0x32)).unwrap();
-        assert_eq!(routing.usage().0, 2);
+        assert_eq!(routing.usage().used, 2);
         second.update(message(0x33)).unwrap();
         assert_eq!(routing.table()[IOAPIC_PINS + 1], Some(message(0x33)));
         drop(first);
@@ -233,7 +277,8 @@ mod tests {
         assert_eq!(routing.table()[IOAPIC_PINS], Some(message(0x34)));
         routing.set_pin(9, Some(message(0x8000 | 0x39))).unwrap();
         drop((second, third));
-        assert_eq!(routing.usage().0, 0);
+        let usage = routing.usage();
+        assert_eq!((usage.used, usage.most, usage.refused), (0, 2, 0));
         assert_eq!(routing.table()[9], Some(message(0x8039)));
     }
 
@@ -280,5 +325,27 @@ mod tests {
             .err()
             .unwrap();
         assert!(matches!(error, RouteError::Exhausted(n) if n == routing.limit - IOAPIC_PINS));
+        assert_eq!(routing.usage().refused, 1);
+        assert_eq!(routing.usage().used, routing.usage().limit);
+    }
+
+    #[test]
+    fn a_trigger_is_taken_by_kvm_while_it_is_attached() {
+        let Some(routing) = routing() else {
+            eprintln!("skipped: no /dev/kvm");
+            return;
+        };
+        routing.set_pin(16, Some(message(0x8000 | 0x39))).unwrap();
+        let trigger = EventFd::new(EFD_NONBLOCK).unwrap();
+        // Once attached it cannot be again, whatever came between.
+        for _ in 0..2 {
+            routing.attach(&trigger, 16).unwrap();
+            assert!(routing.attach(&trigger, 16).is_err());
+            trigger.write(1).unwrap();
+            routing.detach(&trigger, 16);
+            assert!(trigger.read().is_err(), "KVM has taken it");
+        }
+        trigger.write(1).unwrap();
+        assert!(trigger.read().is_ok());
     }
 }

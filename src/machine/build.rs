@@ -70,6 +70,7 @@ impl Machine {
         let reporter = Reporter {
             file: std::env::var_os("SLUICE_STATS").map(Into::into),
             buses: [core.spaces.io.clone(), core.spaces.mmio.clone()],
+            routing: board.routing,
         };
         let shared = Arc::new(Shared {
             spaces: core.spaces,
@@ -182,14 +183,15 @@ impl Board {
         let msi: Arc<dyn MsiSink> = Arc::new(KvmMsi(core.vm.fd.clone()));
         let routing = Arc::new(Routing::new(core.vm.fd.clone(), remapper.clone()));
         let ioapic_alarm = alarms.create();
-        let controllers = Arc::new(Controllers::new(Surroundings {
+        let controllers = Controllers::new(Surroundings {
             routing: routing.clone(),
             msi: msi.clone(),
             remapper: remapper.clone(),
             clock: Arc::new(GuestClock),
             alarm: ioapic_alarm.clone(),
             boot_processor: core.vcpus[0].0.kicker.clone(),
-        }));
+        });
+        let controllers = Arc::new(controllers.map_err(Error::Event)?);
         let ioapic: Arc<dyn Alarmed> = controllers.ioapic.clone();
         ioapic_alarm.attach(Arc::downgrade(&ioapic));
 
@@ -226,6 +228,7 @@ impl Board {
             msi: self.msi.clone(),
             routes: Arc::new(KvmRoutes(self.routing.clone())),
             wires: self.chipset.wires.clone(),
+            levels: self.controllers.levels.clone(),
             deferred: core.spaces.clone(),
             installer: core.installer.clone(),
         }

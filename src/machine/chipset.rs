@@ -120,6 +120,7 @@ impl Chipset {
             installer,
         } = parts;
         let wires = Arc::new(IntxRouter::new(&controllers.pic, &controllers.ioapic));
+        controllers.levels.solder(&wires);
         let clock = Arc::new(GuestClock);
 
         let rtc_alarm = alarms.create();
@@ -258,8 +259,12 @@ impl Chipset {
 }
 
 impl Follower for Chipset {
-    /// Moves the LPC bridge's windows to where it now decodes them.
+    /// Moves the LPC bridge's windows to where it now decodes them, and asks devices again
+    /// whose interrupts it routes elsewhere.
     fn follow(&self, changes: Changes) {
+        if changes.contains(Changes::ROUTING) {
+            self.controllers.levels.rerouted();
+        }
         if !changes.contains(Changes::CHIPSET) {
             return;
         }

@@ -9,6 +9,7 @@ use devices::platform::intx::IntxRouter;
 use iommu::Remapper;
 
 use super::installer::Installer;
+use crate::interrupt::Levels;
 
 /// The machine, from a device's side.
 pub struct Fabric {
@@ -22,6 +23,8 @@ pub struct Fabric {
     pub routes: Arc<dyn MsiRoutes>,
     /// Interrupt wires.
     pub wires: Arc<IntxRouter>,
+    /// Their ends for assigned devices.
+    pub levels: Arc<Levels>,
     /// Writes that the kernel has queued.
     pub deferred: Arc<dyn Deferred>,
     /// The guest's address spaces.

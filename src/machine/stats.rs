@@ -1,4 +1,5 @@
-//! What a run cost: exits by cause and by region, and the memory of this process. Written
+//! What a run cost: exits by cause and by region, interrupt routes, and the memory of this
+//! process. Written
 //! as JSON to the file that `SLUICE_STATS` names, when the run ends and at SIGUSR1.
 
 use std::collections::BTreeMap;
@@ -9,12 +10,15 @@ use std::sync::atomic::Ordering;
 use serde::Serialize;
 
 use super::bus::Bus;
+use crate::interrupt::{Routing, Usage};
 use crate::vcpu::Vcpu;
 
 /// One report.
 #[derive(Debug, Serialize)]
 pub struct Report {
     exits: Exits,
+    /// GSIs that vectors of assigned devices take.
+    interrupt_routes: Usage,
     /// Resident memory of this process, guest RAM included, in KiB.
     rss_kib: u64,
     /// Resident memory that is not guest RAM (anonymous and file pages), in KiB.
@@ -39,6 +43,8 @@ pub struct Reporter {
     pub file: Option<PathBuf>,
     /// Both address spaces.
     pub buses: [Arc<Bus>; 2],
+    /// Interrupt routes.
+    pub routing: Arc<Routing>,
 }
 
 impl Reporter {
@@ -73,6 +79,7 @@ impl Reporter {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         Report {
             exits: Exits { by_kind, by_region },
+            interrupt_routes: self.routing.usage(),
             rss_kib: status_kib(&status, "VmRSS:"),
             own_kib: status_kib(&status, "RssAnon:") + status_kib(&status, "RssFile:"),
         }

@@ -42,6 +42,8 @@ pub struct RegionInfo {
 /// time can be enabled.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
 pub enum IrqKind {
+    /// The interrupt pin. Its trigger is signalled when the device asserts it, which masks it.
+    Intx,
     /// MSI.
     Msi,
     /// MSI-X.
@@ -144,6 +146,13 @@ pub trait VfioBackend: Send + Sync {
         start: u32,
         triggers: &[Option<&EventFd>],
     ) -> Result<(), TriggerError>;
+
+    /// Unmasks the pin: if the device still asserts it, its trigger is signalled again.
+    fn unmask_intx(&self) -> io::Result<()>;
+
+    /// Has the kernel unmask the pin, as [`Self::unmask_intx`] does, whenever this event is
+    /// signalled, until INTx is disabled. Not every kernel driver can.
+    fn set_unmask_event(&self, event: &EventFd) -> io::Result<()>;
 
     /// Disables all interrupts of a kind. When it returns no event is signalled any more.
     fn disable_irqs(&self, kind: IrqKind) -> io::Result<()>;

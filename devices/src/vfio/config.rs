@@ -9,7 +9,8 @@
 //! the guest must never fault, not even while another vCPU turns it off. What the guest does
 //! to those bits moves its windows and gates bus mastering. Its power state the device only
 //! seems to change: asleep nothing of it answers, and when the guest wakes it, it is reset if
-//! its No_Soft_Reset says that it would be. INTx is always off.
+//! its No_Soft_Reset says that it would be. Interrupt Disable is the guest's, and set while it
+//! believes the device asleep; what it means for the pin is the kernel's.
 //!
 //! The device's identity is what the kernel says it is: for a virtual function it fills in
 //! what the hardware leaves at FFFFh.
@@ -19,7 +20,7 @@ use std::io;
 
 use pci::{
     BarError, BarIndex, BarKind, Capability, Changes, ClassCode, Command, ConfigSpace, ConfigWrite,
-    Ids, InBar, Msi, Msix, PowerManagement, Register,
+    Ids, InBar, InterruptPin, Msi, Msix, PowerManagement, PowerState, Register,
 };
 
 use super::backend::{IrqKind, RegionId, VfioBackend};
@@ -35,6 +36,8 @@ use crate::guest_error;
 const COMMAND: u16 = 0x04;
 const HEADER_TYPE: u16 = 0x0e;
 const POINTER: u16 = 0x34;
+const INTERRUPT_LINE: u16 = 0x3c;
+const INTERRUPT_PIN: u16 = 0x3d;
 
 /// Why a device's config space cannot be shown to a guest.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +91,9 @@ impl Config {
             command: None,
             has_io: bars.iter().any(Bar::is_io),
         };
+        if let Some(pin) = interrupt_pin(backend, &device) {
+            config.space.set_interrupt_pin(pin);
+        }
         let bars: Vec<_> = bars
             .into_iter()
             .filter(|bar| {
@@ -262,7 +268,7 @@ impl Config {
         let mut command = Command(0);
         command.set_memory_space(true);
         command.set_io_space(self.has_io);
-        command.set_interrupt_disable(true);
+        command.set_interrupt_disable(self.mutes_intx());
         command.set_bus_master(self.space.is_bus_master());
         command.set_parity_error_response(guest.parity_error_response());
         command.set_serr(guest.serr());
@@ -293,6 +299,19 @@ impl Config {
             prefetchable: false,
         };
         self.space.set_bar(BarIndex::ROM, kind, rom.size())
+    }
+
+    /// The pin is to do nothing: there is none, or the guest has disabled it or believes the
+    /// device asleep.
+    pub fn mutes_intx(&self) -> bool {
+        let awake = self.space.power_state() == PowerState::D0;
+        self.space.interrupt_pin().is_none() || self.space.command().interrupt_disable() || !awake
+    }
+
+    /// Shows no interrupt pin to the guest, as what it raised would lead nowhere.
+    pub fn hide_intx(&mut self, backend: &dyn VfioBackend) {
+        self.space.define_bits(INTERRUPT_LINE, 0xff00, 0);
+        self.follow_command(backend);
     }
 
     /// Lets the pending bits of MSI be read.
@@ -385,6 +404,13 @@ fn ids(device: &Snapshot) -> Ids {
         subsystem_vendor: device.u16(0x2c),
         subsystem: device.u16(0x2e),
     }
+}
+
+/// The pin, if the kernel signals it.
+fn interrupt_pin(backend: &dyn VfioBackend, device: &Snapshot) -> Option<InterruptPin> {
+    let pin = device.u8(INTERRUPT_PIN);
+    let exists = (1..=4).contains(&pin) && backend.irq(IrqKind::Intx).count > 0;
+    exists.then(|| InterruptPin::from_index(pin - 1))
 }
 
 fn msi(backend: &dyn VfioBackend, device: &Snapshot, at: u16) -> Option<Msi> {

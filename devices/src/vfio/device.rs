@@ -12,22 +12,25 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pci::{BarIndex, Bdf, Changes, ConfigSpaceState, ConfigWrite, Function, Register, Window};
+use pci::{
+    BarIndex, Bdf, Changes, ConfigSpaceState, ConfigWrite, Function, InterruptPin, Register, Window,
+};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::backend::{IrqKind, VfioBackend};
+use super::backend::VfioBackend;
 use super::bars::BarRegion;
 use super::capabilities;
 use super::config::{Config, ConfigError};
 use super::events::Events;
+use super::interrupts::Interrupts;
+use super::intx::IntxState;
 use super::msi;
-use super::msix::Msix;
 use super::presentation::Presentation;
 use super::reset::{Company, Occasion, Outcome, Reset, Scope, Seat, Standing, reset, tell};
 use super::rom::{self, Rom};
-use super::vectors::{Vectors, VectorsState};
+use super::vectors::VectorsState;
 use crate::bus::{FastPath, PciDevice, Region};
-use crate::irq::MsiRoutes;
+use crate::irq::{LevelInput, MsiRoutes};
 
 /// A device could not be assigned.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +48,9 @@ pub struct AssignedDevice {
     name: Arc<str>,
     backend: Arc<dyn VfioBackend>,
     seat: Arc<Seat>,
+    // The MSI-X table has a lock of its own, taken after this one, and alone by accesses to
+    // the table.
     state: Mutex<State>,
-    // Locked after `state`, and alone by accesses to the table.
-    msix: Option<Arc<Mutex<Msix>>>,
     regions: Vec<(BarIndex, Arc<BarRegion>)>,
     events: Events,
     rom: Option<Arc<Rom>>,
@@ -55,7 +58,7 @@ pub struct AssignedDevice {
 
 struct State {
     config: Config,
-    msi: Vectors,
+    interrupts: Interrupts,
     requester: Bdf,
     resets: Resets,
     released: bool,
@@ -117,6 +120,8 @@ pub struct AssignedDeviceState {
     pub requester: Bdf,
     /// Config space, as far as it is ours.
     pub config: ConfigSpaceState,
+    /// The interrupt pin.
+    pub intx: IntxState,
     /// MSI.
     pub msi: VectorsState,
     /// MSI-X, if the guest has it.
@@ -161,18 +166,11 @@ impl AssignedDevice {
                 false
             }
         });
-        let vectors = |kind| {
-            let (name, backend) = (Arc::clone(&shared), Arc::clone(&backend));
-            Vectors::new(name, kind, backend, Arc::clone(&routes))
-        };
-        let msix = config.space.msix().map(|capability| {
-            let msix = Msix::new(capability, vectors(IrqKind::Msix));
-            Arc::new(Mutex::new(msix))
-        });
+        let interrupts = Interrupts::new(&shared, &backend, &routes, &config.space);
         let regions = bars.into_iter().map(|bar| {
             let index = bar.index;
             let (name, backend) = (Arc::clone(&shared), Arc::clone(&backend));
-            let region = BarRegion::new(name, backend, bar, msix.clone());
+            let region = BarRegion::new(name, backend, bar, interrupts.msix());
             (index, Arc::new(region))
         });
         let device = Arc::new(Self {
@@ -180,12 +178,11 @@ impl AssignedDevice {
             rom: rom.map(Arc::new),
             state: Mutex::new(State {
                 config,
-                msi: vectors(IrqKind::Msi),
+                interrupts,
                 requester: Bdf::default(),
                 resets,
                 released: false,
             }),
-            msix,
             events: Events::arm(&*backend, name),
             name: Arc::clone(&shared),
             backend,
@@ -250,8 +247,9 @@ impl AssignedDevice {
             name: self.name.to_string(),
             requester: state.requester,
             config: state.config.space.state(),
-            msi: state.msi.state(),
-            msix: self.with_msix(|msix| msix.state()),
+            intx: state.interrupts.intx.state(),
+            msi: state.interrupts.msi.state(),
+            msix: state.interrupts.with_msix(|msix| msix.state()),
             can_reset: self.backend.can_reset(),
             resets: state.resets.count,
             last_reset: state.resets.last.clone(),
@@ -264,20 +262,29 @@ impl AssignedDevice {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with_msix<T>(&self, act: impl FnOnce(&mut Msix) -> T) -> Option<T> {
-        let msix = self.msix.as_ref()?;
-        Some(act(&mut msix
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)))
+    /// The legacy interrupt that the function uses, if any.
+    pub fn interrupt_pin(&self) -> Option<InterruptPin> {
+        self.lock().config.space.interrupt_pin()
     }
 
-    /// Brings the vectors to what the capabilities say. If the guest enables MSI and MSI-X
-    /// at once, which it must not (PCIe 6.0 §6.1.4), the kernel refuses the second.
-    fn follow_interrupts(&self, state: &mut State) {
-        msi::follow(&mut state.msi, &state.config.space, state.requester);
-        if let Some(capability) = state.config.space.msix() {
-            self.with_msix(|msix| msix.follow(capability));
+    /// Solders the interrupt pin to an input, and arms it. If that fails the guest is shown
+    /// no pin.
+    pub fn wire_intx(&self, input: Arc<dyn LevelInput>) {
+        let state = &mut *self.lock();
+        state.interrupts.intx.wire(input);
+        if !state.interrupts.intx.arm(state.config.mutes_intx()) {
+            tracing::warn!(
+                device = &*self.name,
+                "the host cannot pass on this device's INTx: the guest sees no interrupt pin"
+            );
+            state.config.hide_intx(&*self.backend);
         }
+    }
+
+    fn follow_interrupts(&self, state: &mut State) {
+        let muted = state.config.mutes_intx();
+        let (space, requester) = (&state.config.space, state.requester);
+        state.interrupts.follow(space, muted, requester);
     }
 
     /// Interrupts first: see [`reset`]. Then bus mastering ends, whether or not the device
@@ -286,8 +293,7 @@ impl AssignedDevice {
         let mut company = Company::default();
         let scope = self.seat.scope(&mut company);
         let state = &mut *self.lock();
-        state.msi.disable();
-        self.with_msix(Msix::reset);
+        state.interrupts.reset();
         state.config.reset(&*self.backend);
         if state.resets.standing != Standing::Reset {
             state.resets.standing = Standing::Asked;
@@ -297,6 +303,9 @@ impl AssignedDevice {
                 state.config.reset(&*self.backend);
             }
             state.resets.note(outcome);
+        }
+        if occasion == Occasion::Guest {
+            self.follow_interrupts(state);
         }
     }
 
@@ -326,7 +335,7 @@ impl Function for AssignedDevice {
     fn read_config(&self, register: Register) -> u32 {
         let state = &mut *self.lock();
         if state.config.is_msi_pending(register) {
-            let pending = msi::pending(&mut state.msi);
+            let pending = msi::pending(&mut state.interrupts.msi);
             state.config.show_msi_pending(pending);
         }
         state.config.read(&*self.backend, register)
@@ -381,7 +390,6 @@ impl PciDevice for AssignedDevice {
     fn set_bdf(&self, bdf: Bdf) {
         let mut state = self.lock();
         state.requester = bdf;
-        state.msi.set_requester(bdf);
-        self.with_msix(|msix| msix.set_requester(bdf));
+        state.interrupts.set_requester(bdf);
     }
 }

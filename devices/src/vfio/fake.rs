@@ -13,7 +13,7 @@ use super::backend::{
     Affected, IrqInfo, IrqKind, PAGE, RegionId, RegionInfo, ResetMethod, TriggerError, VfioBackend,
 };
 use crate::bus::Mapping;
-use crate::irq::{MsiRoute, MsiRoutes, RouteError};
+use crate::irq::{LevelInput, LevelRoute, MsiRoute, MsiRoutes, Resample, RouteError};
 
 /// What was asked of the device, other than reads.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -23,6 +23,9 @@ pub enum Call {
     /// Start, and for each vector whether it signals anything.
     Triggers(IrqKind, u32, Vec<bool>),
     Disable(IrqKind),
+    /// Of INTx, by a call.
+    Unmask,
+    UnmaskEvent,
     Reset,
     HotReset,
 }
@@ -33,6 +36,7 @@ struct Hardware {
     bars: BTreeMap<u8, Vec<u8>>,
     enabled: Option<IrqKind>,
     triggers: Vec<Option<EventFd>>,
+    pin: Pin,
     /// Armed error and request events.
     armed: BTreeMap<IrqKind, EventFd>,
     calls: Vec<Call>,
@@ -43,10 +47,23 @@ struct Hardware {
     dead: bool,
 }
 
+/// The interrupt pin, as vfio-pci has it.
+#[derive(Default)]
+struct Pin {
+    asserted: bool,
+    /// By the kernel, since it signalled the trigger.
+    masked: bool,
+    /// The event that unmasks it.
+    unmask: Option<EventFd>,
+}
+
 /// A device made from a dump of its config space.
 pub struct FakeBackend {
     hardware: Mutex<Hardware>,
     pub regions: BTreeMap<u8, RegionInfo>,
+    pub intx: IrqInfo,
+    /// The kernel listens to unmask events.
+    pub hears_unmask: bool,
     pub msi: IrqInfo,
     pub msix: IrqInfo,
     /// It signals errors and requests.
@@ -92,6 +109,8 @@ impl FakeBackend {
                 ..Default::default()
             }),
             regions: bars.iter().map(|b| (b.0, info(b.1, b.2))).collect(),
+            intx: IrqInfo::default(),
+            hears_unmask: true,
             msi: IrqInfo::default(),
             msix: IrqInfo::default(),
             announces: true,
@@ -112,6 +131,25 @@ impl FakeBackend {
         let hardware = self.hardware();
         let trigger = hardware.triggers.get(vector).and_then(Option::as_ref);
         trigger.is_some_and(|event| event.write(1).is_ok())
+    }
+
+    /// The device asserts its interrupt pin, or lets go.
+    pub fn set_pin(&self, asserted: bool) {
+        let mut hardware = self.hardware();
+        hardware.pin.asserted = asserted;
+        hardware.raise_pin();
+    }
+
+    /// What the kernel does by itself: it takes notice of the unmask event. True if there was
+    /// one.
+    pub fn hear_unmask(&self) -> bool {
+        let mut hardware = self.hardware();
+        let unmask = hardware.pin.unmask.as_ref();
+        let heard = unmask.is_some_and(|event| event.read().is_ok());
+        if heard {
+            hardware.unmask_pin();
+        }
+        heard
     }
 
     /// The host reports an error, or wants the device back. False if nobody is told.
@@ -186,6 +224,28 @@ impl Hardware {
         Ok(())
     }
 
+    /// Interrupt Disable, which the kernel virtualises.
+    fn pin_disabled(&self) -> bool {
+        self.config[5] & 0x04 != 0
+    }
+
+    fn raise_pin(&mut self) {
+        let ready = self.enabled == Some(IrqKind::Intx) && !self.pin.masked;
+        if ready && self.pin.asserted && !self.pin_disabled() {
+            self.pin.masked = true;
+            if let Some(Some(trigger)) = self.triggers.first() {
+                trigger.write(1).unwrap();
+            }
+        }
+    }
+
+    fn unmask_pin(&mut self) {
+        if !self.pin_disabled() {
+            self.pin.masked = false;
+            self.raise_pin();
+        }
+    }
+
     fn bytes(&mut self, region: RegionId, offset: u64, len: usize) -> io::Result<&mut [u8]> {
         let memory = match region {
             RegionId::Config => Some(&mut self.config),
@@ -217,6 +277,7 @@ impl VfioBackend for FakeBackend {
 
     fn irq(&self, kind: IrqKind) -> IrqInfo {
         match kind {
+            IrqKind::Intx => self.intx,
             IrqKind::Msi => self.msi,
             IrqKind::Msix => self.msix,
             IrqKind::Error | IrqKind::Request => IrqInfo {
@@ -236,9 +297,13 @@ impl VfioBackend for FakeBackend {
     fn write(&self, region: RegionId, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut hardware = self.hardware();
         hardware.call(Some(Call::Write(region, offset, data.to_vec())))?;
+        let disabled = hardware.pin_disabled();
         hardware
             .bytes(region, offset, data.len())?
             .copy_from_slice(data);
+        if disabled && !hardware.pin_disabled() {
+            hardware.unmask_pin();
+        }
         Ok(())
     }
 
@@ -294,6 +359,27 @@ impl VfioBackend for FakeBackend {
         for (slot, trigger) in hardware.triggers[start..].iter_mut().zip(triggers) {
             *slot = trigger.map(|event| event.try_clone().unwrap());
         }
+        hardware.raise_pin();
+        Ok(())
+    }
+
+    fn unmask_intx(&self) -> io::Result<()> {
+        let mut hardware = self.hardware();
+        hardware.call(Some(Call::Unmask))?;
+        if hardware.enabled != Some(IrqKind::Intx) {
+            return Err(io::Error::from_raw_os_error(nix::libc::EINVAL));
+        }
+        hardware.unmask_pin();
+        Ok(())
+    }
+
+    fn set_unmask_event(&self, event: &EventFd) -> io::Result<()> {
+        let mut hardware = self.hardware();
+        hardware.call(Some(Call::UnmaskEvent))?;
+        if !self.hears_unmask || hardware.enabled != Some(IrqKind::Intx) {
+            return Err(io::Error::from_raw_os_error(nix::libc::ENOTTY));
+        }
+        hardware.pin.unmask = Some(event.try_clone()?);
         Ok(())
     }
 
@@ -305,6 +391,8 @@ impl VfioBackend for FakeBackend {
         }
         hardware.enabled = None;
         hardware.triggers.clear();
+        hardware.pin.masked = false;
+        hardware.pin.unmask = None;
         Ok(())
     }
 
@@ -459,5 +547,85 @@ impl Drop for FakeRoute {
         let mut router = self.router.lock().unwrap();
         router.run();
         router.live.remove(&self.number);
+    }
+}
+
+#[derive(Default)]
+struct Wire {
+    /// The device that is connected, and its trigger.
+    device: Option<(Arc<dyn Resample>, EventFd)>,
+    asserted: bool,
+    failing: bool,
+}
+
+/// An input whose level a test can look at, and end interrupts of.
+#[derive(Clone, Default)]
+pub struct FakeInput(Arc<Mutex<Wire>>);
+
+impl FakeInput {
+    /// The line's level, after what was signalled.
+    pub fn is_asserted(&self) -> bool {
+        let mut wire = self.0.lock().unwrap();
+        let signalled = wire.device.as_ref().is_some_and(|(_, t)| t.read().is_ok());
+        wire.asserted |= signalled;
+        wire.asserted
+    }
+
+    /// The guest ends an interrupt, or unmasks the input.
+    pub fn serve(&self) {
+        let mut wire = self.0.lock().unwrap();
+        wire.asserted = false;
+        if let Some((device, _)) = &wire.device {
+            device.resample();
+        }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.0.lock().unwrap().device.is_some()
+    }
+
+    /// From now on no device can be connected, or any can.
+    pub fn set_failing(&self, failing: bool) {
+        self.0.lock().unwrap().failing = failing;
+    }
+}
+
+impl LevelInput for FakeInput {
+    fn connect(&self, device: Arc<dyn Resample>) -> Result<Box<dyn LevelRoute>, RouteError> {
+        let mut wire = self.0.lock().unwrap();
+        assert!(wire.device.is_none(), "a device was connected twice");
+        if wire.failing {
+            return Err(RouteError::Exhausted(0));
+        }
+        let trigger = EventFd::new(EFD_NONBLOCK).map_err(RouteError::Kernel)?;
+        let clone = trigger.try_clone().map_err(RouteError::Kernel)?;
+        wire.device = Some((device, clone));
+        Ok(Box::new(FakeLevelRoute {
+            input: self.clone(),
+            trigger,
+        }))
+    }
+}
+
+struct FakeLevelRoute {
+    input: FakeInput,
+    trigger: EventFd,
+}
+
+impl LevelRoute for FakeLevelRoute {
+    fn trigger(&self) -> &EventFd {
+        &self.trigger
+    }
+
+    fn ask(&self) {
+        self.input.serve();
+    }
+}
+
+impl Drop for FakeLevelRoute {
+    fn drop(&mut self) {
+        let mut wire = self.input.0.lock().unwrap();
+        wire.device = None;
+        wire.asserted = false;
     }
 }

@@ -7,13 +7,13 @@
 //! - `rom`: the option ROM;
 //! - `presentation`: what the operator may say about all that;
 //! - `bars`: which parts of the BARs are mapped and which trapped;
-//! - `vectors`: interrupts from the device's vectors to routes, with `msi` and `msix` on top;
+//! - `interrupts`: which kind of interrupts the device uses; `intx`; and `vectors`, from the
+//!   device's vectors to routes, with `msi` and `msix` on top;
 //! - `events`: errors, and the host's wish to have the device back;
 //! - `reset`: when and how the device is reset, alone or with what shares its bus;
 //! - `device`: [`AssignedDevice`], which is all of it.
 //!
-//! Left out, for now: INTx (the guest sees Interrupt Pin 0 and so uses messages), unplugging,
-//! quirks of particular devices.
+//! Left out, for now: unplugging, quirks of particular devices.
 
 pub mod backend;
 mod bars;
@@ -23,6 +23,8 @@ mod device;
 mod events;
 #[cfg(test)]
 mod fake;
+mod interrupts;
+mod intx;
 mod kernel;
 mod msi;
 mod msix;
@@ -38,6 +40,7 @@ mod vectors;
 
 pub use config::ConfigError;
 pub use device::{AssignError, AssignedDevice, AssignedDeviceState};
+pub use intx::IntxState;
 pub use kernel::{KernelDevice, OpenError};
 pub use presentation::{Presentation, RomSource};
 pub use reset::{Reset, ResetSet, Seat, Standing};

@@ -44,9 +44,10 @@ const fn open(offset: u16, device: u32, write: u32) -> Patch {
     }
 }
 
-/// Status, over Command: the error bits are the device's, and cleared in it. The rest, the
-/// capability list among it, is ours.
-pub(super) const STATUS: Patch = open(0x04, 0xf900_0000, 0xf900_0000);
+/// Status, over Command: the error bits are the device's, and cleared in it; so is Interrupt
+/// Status, which is the pin before anything masks it. The rest, the capability list among it,
+/// is ours.
+pub(super) const STATUS: Patch = open(0x04, 0xf908_0000, 0xf900_0000);
 
 /// PCI Express (PCIe 6.0 §7.5.3), under a root port of ours. The link and its control belong
 /// to the host. What needs the root complex's consent is not offered: ARI, AtomicOps, LTR,

@@ -33,8 +33,12 @@ pub(super) struct Vectors {
     backend: Arc<dyn VfioBackend>,
     routes: Arc<dyn MsiRoutes>,
     requester: Bdf,
+    /// The guest has the kind enabled.
+    on: bool,
     /// How many the kernel has enabled; with kinds that grow, at least so many.
     enabled: u32,
+    /// The kernel failed to disable them.
+    lingers: bool,
     used: BTreeMap<u16, Vector>,
     failures: u64,
 }
@@ -103,7 +107,9 @@ impl Vectors {
             backend,
             routes,
             requester: Bdf::default(),
+            on: false,
             enabled: 0,
+            lingers: false,
             used: BTreeMap::new(),
             failures: 0,
         }
@@ -131,7 +137,9 @@ impl Vectors {
 
     /// Enables `count` vectors, or as many as the host has, none of them signalling anything.
     pub fn enable(&mut self, count: u32) {
-        let count = count.clamp(1, 2048);
+        self.on = true;
+        self.stop();
+        let count = count.max(self.reach()).clamp(1, 2048);
         let outcome = match self.set_all(count) {
             Err(TriggerError::Only(fewer)) if (1..count).contains(&fewer) => {
                 guest_error!(device = &*self.name, kind = ?self.kind, count, fewer,
@@ -146,22 +154,31 @@ impl Vectors {
         });
     }
 
-    /// Disables all of them: the kernel first, then the routes.
+    /// Disables all of them: the kernel first, then the routes. If the kernel fails to, the
+    /// next call tries again.
     pub fn disable(&mut self) {
-        if self.enabled > 0
-            && let Err(error) = self.backend.disable_irqs(self.kind)
-        {
+        self.on = false;
+        self.stop();
+        self.used.clear();
+    }
+
+    fn stop(&mut self) {
+        if self.enabled == 0 && !self.lingers {
+            return;
+        }
+        let disabled = self.backend.disable_irqs(self.kind);
+        self.lingers = disabled.is_err();
+        self.enabled = 0;
+        if let Err(error) = disabled {
             guest_error!(device = &*self.name, kind = ?self.kind, %error,
                 "interrupts were not disabled");
         }
-        self.enabled = 0;
-        self.used.clear();
     }
 
     /// Has the vector's interrupts go to the guest as `message`, and delivers what was held
     /// back. On a live vector, changes its message.
     pub fn unmask(&mut self, vector: u16, message: MsiMessage) {
-        if self.enabled == 0 {
+        if !self.on {
             return;
         }
         match self.used.get_mut(&vector) {
@@ -254,7 +271,12 @@ impl Vectors {
         v.live = live;
         let index = u32::from(vector);
         let grows = self.backend.irq(self.kind).growable;
-        let result = if grows || index < self.enabled {
+        let result = if self.enabled == 0 {
+            // None was to be had when the guest enabled the kind; perhaps now.
+            self.stop();
+            let reach = self.reach();
+            self.set_all(reach).inspect(|()| self.enabled = reach)
+        } else if grows || index < self.enabled {
             let set = self.backend.set_triggers(self.kind, index, &[v.trigger()]);
             if set.is_ok() {
                 self.enabled = self.enabled.max(index + 1);
@@ -309,6 +331,12 @@ impl Vectors {
             guest_error!(device = &*self.name, kind = ?self.kind, "all interrupts are dead");
         }
         result
+    }
+
+    /// How many vectors must be enabled for those that have a route.
+    fn reach(&self) -> u32 {
+        let last = self.used.last_key_value();
+        last.map_or(0, |(&vector, _)| u32::from(vector) + 1)
     }
 
     /// Sets the triggers of the first `count` vectors at once.

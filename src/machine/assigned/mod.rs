@@ -50,7 +50,7 @@ impl Assigned {
             return Ok(None);
         }
         let assigned = Self::take(wanted, Opened::open(wanted, vm, fabric)?, fabric)?;
-        assigned.plug(wanted, topology)?;
+        assigned.plug(wanted, fabric, topology)?;
         Ok(Some(assigned))
     }
 
@@ -79,6 +79,7 @@ impl Assigned {
     fn plug(
         &self,
         wanted: &[config::Assign],
+        fabric: &Fabric,
         topology: &mut Topology<dyn PciDevice>,
     ) -> Result<(), Error> {
         let mut roots: BTreeMap<u8, FunctionId> = BTreeMap::new();
@@ -88,15 +89,29 @@ impl Assigned {
                 None => ports::attach_port(topology, assign.port)?,
             };
             roots.insert(assign.port, port);
-            topology.attach(
+            let function = topology.attach(
                 BusAt::Behind(port),
                 0,
                 assign.function,
                 device.name(),
                 device.clone() as _,
             )?;
+            wire_intx(device, function, fabric, topology);
         }
         let ports: Vec<_> = wanted.iter().map(|assign| assign.port).collect();
         ports::fill_functions_zero(&ports, topology)
+    }
+}
+
+/// Solders the device's interrupt pin, if it has one, to the input that it comes out at.
+fn wire_intx(
+    device: &AssignedDevice,
+    function: FunctionId,
+    fabric: &Fabric,
+    topology: &Topology<dyn PciDevice>,
+) {
+    let pin = device.interrupt_pin();
+    if let Some((slot, pin)) = pin.and_then(|pin| topology.root_interrupt(function, pin)) {
+        device.wire_intx(fabric.levels.input(slot, pin));
     }
 }

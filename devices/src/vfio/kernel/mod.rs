@@ -19,10 +19,10 @@ use nix::errno::Errno;
 use pci::{BarIndex, HostBdf};
 use vfio_bindings::bindings::vfio::{
     VFIO_BASE, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE,
-    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE,
-    VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
-    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_PCI_ROM_REGION_INDEX, VFIO_TYPE,
-    vfio_device_info, vfio_irq_info,
+    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD,
+    VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ERR_IRQ_INDEX,
+    VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
+    VFIO_PCI_REQ_IRQ_INDEX, VFIO_PCI_ROM_REGION_INDEX, VFIO_TYPE, vfio_device_info, vfio_irq_info,
 };
 use vfio_ioctls::{VfioContainer, VfioDevice, VfioError};
 use vmm_sys_util::eventfd::EventFd;
@@ -143,13 +143,13 @@ impl OpenError {
 }
 
 /// The interrupts that the device has, by kind.
-struct Irqs([(IrqKind, IrqInfo); 4]);
+struct Irqs([(IrqKind, IrqInfo); 5]);
 
 impl Irqs {
     fn ask(fd: RawFd) -> io::Result<Self> {
-        use IrqKind::{Error, Msi, Msix, Request};
+        use IrqKind::{Error, Intx, Msi, Msix, Request};
 
-        let mut irqs = [Msi, Msix, Error, Request].map(|kind| (kind, IrqInfo::default()));
+        let mut irqs = [Intx, Msi, Msix, Error, Request].map(|kind| (kind, IrqInfo::default()));
         for (kind, info) in &mut irqs {
             *info = irq_info(fd, index(*kind))?;
         }
@@ -164,6 +164,7 @@ impl Irqs {
 
 fn index(kind: IrqKind) -> u32 {
     match kind {
+        IrqKind::Intx => VFIO_PCI_INTX_IRQ_INDEX,
         IrqKind::Msi => VFIO_PCI_MSI_IRQ_INDEX,
         IrqKind::Msix => VFIO_PCI_MSIX_IRQ_INDEX,
         IrqKind::Error => VFIO_PCI_ERR_IRQ_INDEX,
@@ -226,6 +227,19 @@ impl KernelDevice {
         }
     }
 
+    /// VFIO_DEVICE_SET_IRQS of the first `count` vectors, with no data.
+    fn set_none(&self, flags: u32, kind: IrqKind, count: usize) -> io::Result<()> {
+        set_irqs(
+            self.device.as_raw_fd(),
+            flags,
+            kind,
+            0,
+            count,
+            [].into_iter(),
+        )
+        .map_err(refusal)
+    }
+
     /// The device's file, for reading and writing at an offset. Borrowed: not to be closed.
     fn file(&self) -> ManuallyDrop<File> {
         // SAFETY: `self.device` owns the descriptor and outlives the borrow of `self`;
@@ -279,17 +293,25 @@ impl VfioBackend for KernelDevice {
             // -1 is for nothing.
             .map(|trigger| trigger.map_or(-1, |event| event.as_raw_fd()));
         let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER;
-        set_irqs(self.device.as_raw_fd(), flags, kind, start, events)
+        let count = triggers.len();
+        set_irqs(self.device.as_raw_fd(), flags, kind, start, count, events)
+    }
+
+    fn unmask_intx(&self) -> io::Result<()> {
+        let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_UNMASK;
+        self.set_none(flags, IrqKind::Intx, 1)
+    }
+
+    fn set_unmask_event(&self, event: &EventFd) -> io::Result<()> {
+        let flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_UNMASK;
+        let event = [event.as_raw_fd()];
+        let fd = self.device.as_raw_fd();
+        set_irqs(fd, flags, IrqKind::Intx, 0, 1, event.into_iter()).map_err(refusal)
     }
 
     fn disable_irqs(&self, kind: IrqKind) -> io::Result<()> {
         let flags = VFIO_IRQ_SET_DATA_NONE | VFIO_IRQ_SET_ACTION_TRIGGER;
-        set_irqs(self.device.as_raw_fd(), flags, kind, 0, [].into_iter()).map_err(|error| {
-            match error {
-                TriggerError::Refused(error) => error,
-                other => io::Error::other(other),
-            }
-        })
+        self.set_none(flags, kind, 0)
     }
 
     fn can_reset(&self) -> bool {
@@ -345,17 +367,24 @@ fn irq_info(fd: RawFd, index: u32) -> io::Result<IrqInfo> {
     })
 }
 
+fn refusal(error: TriggerError) -> io::Error {
+    match error {
+        TriggerError::Refused(error) => error,
+        other => io::Error::other(other),
+    }
+}
+
 /// VFIO_DEVICE_SET_IRQS: the five words of `struct vfio_irq_set`, then a descriptor for each
-/// vector.
+/// vector if the flags say so.
 fn set_irqs(
     fd: RawFd,
     flags: u32,
     kind: IrqKind,
     start: u32,
+    count: usize,
     events: impl ExactSizeIterator<Item = RawFd>,
 ) -> Result<(), TriggerError> {
-    let count = events.len();
-    let size = size_of::<u32>() * (5 + count);
+    let size = size_of::<u32>() * (5 + events.len());
     let mut request = vec![size as u32, flags, index(kind), start, count as u32];
     request.extend(events.map(|event| event as u32));
     // SAFETY: `request` is laid out as `struct vfio_irq_set`, is as long as its first word
@@ -395,7 +424,7 @@ mod tests {
         assert!(device_flags(fd).is_err());
         assert!(irq_info(fd, 0).is_err());
         assert!(KernelRegion::ask(fd, 0).is_err());
-        let set = set_irqs(fd, 0, IrqKind::Msi, 0, [].into_iter());
+        let set = set_irqs(fd, 0, IrqKind::Msi, 0, 0, [].into_iter());
         assert!(matches!(set, Err(TriggerError::Refused(_))));
     }
 }

@@ -3,6 +3,7 @@
 mod config;
 mod events;
 mod interrupts;
+mod intx;
 mod lifecycle;
 mod memory;
 mod presentation;
@@ -142,5 +143,6 @@ fn e1000e() -> FakeBackend {
         count: 1,
         growable: false,
     };
+    hardware.intx.count = 1;
     hardware
 }
