@@ -3,6 +3,7 @@
 mod assignment;
 mod budgets;
 mod disk;
+mod interrupts;
 mod lifecycle;
 mod network;
 mod operator;
@@ -36,6 +37,7 @@ pub fn all() -> Vec<Check> {
         disk::CHECKS,
         budgets::CHECKS,
         assignment::CHECKS,
+        interrupts::CHECKS,
         reset::CHECKS,
         lifecycle::CHECKS,
         operator::CHECKS,
