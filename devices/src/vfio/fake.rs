@@ -57,6 +57,24 @@ struct Pin {
     unmask: Option<EventFd>,
 }
 
+/// The bytes of a dump as `lspci -xxxx` prints it; lines that are missing are zero, and what
+/// is no line of a dump is passed over.
+pub fn parse_dump(dump: &str) -> Vec<u8> {
+    let mut config = vec![0; 4096];
+    for line in dump.lines() {
+        let Some((offset, bytes)) = line.split_once(": ") else {
+            continue;
+        };
+        let Ok(offset) = usize::from_str_radix(offset, 16) else {
+            continue;
+        };
+        for (at, byte) in bytes.split_whitespace().enumerate() {
+            config[offset + at] = u8::from_str_radix(byte, 16).unwrap();
+        }
+    }
+    config
+}
+
 /// A device made from a dump of its config space.
 pub struct FakeBackend {
     hardware: Mutex<Hardware>,
@@ -78,21 +96,9 @@ pub struct FakeBackend {
 }
 
 impl FakeBackend {
-    /// `dump` is as `lspci -xxxx` prints it; lines that are missing are zero. Each of `bars`
-    /// has its index, its size, and whether it can be mapped.
+    /// `dump` is for [`parse_dump`]. Each of `bars` has its index, its size, and whether it can be mapped.
     pub fn new(dump: &str, bars: &[(u8, u64, bool)]) -> Self {
-        let mut config = vec![0; 4096];
-        for line in dump.lines() {
-            let Some((offset, bytes)) = line.split_once(": ") else {
-                continue;
-            };
-            let Ok(offset) = usize::from_str_radix(offset, 16) else {
-                continue;
-            };
-            for (at, byte) in bytes.split_whitespace().enumerate() {
-                config[offset + at] = u8::from_str_radix(byte, 16).unwrap();
-            }
-        }
+        let config = parse_dump(dump);
         let info = |size: u64, mappable: bool| RegionInfo {
             size,
             readable: true,
@@ -120,6 +126,17 @@ impl FakeBackend {
             bus: None,
             mapped: Arc::default(),
         }
+    }
+
+    /// Gives the device a BAR that can be mapped and has nothing behind it, however large.
+    pub fn add_hollow_bar(&mut self, bar: u8, size: u64) {
+        let info = RegionInfo {
+            size,
+            readable: true,
+            writable: true,
+            mappable: std::iter::once(0..size).collect(),
+        };
+        self.regions.insert(bar, info);
     }
 
     fn hardware(&self) -> MutexGuard<'_, Hardware> {

@@ -1,11 +1,11 @@
 use pci::{BarIndex, Space, Window};
 
 use super::*;
-use crate::vfio::backend::{RegionId, VfioBackend};
+use crate::vfio::backend::RegionId;
 use crate::vfio::fake::Call;
 
 /// The capability list as a guest walks it: IDs and offsets.
-fn list(rig: &Rig) -> Vec<(u8, u16)> {
+pub(super) fn list(rig: &Rig) -> Vec<(u8, u16)> {
     let mut found = Vec::new();
     let mut at = rig.read(0x34) as u16 & 0xff;
     while at != 0 {
@@ -17,7 +17,7 @@ fn list(rig: &Rig) -> Vec<(u8, u16)> {
     found
 }
 
-fn extended_list(rig: &Rig) -> Vec<(u16, u16)> {
+pub(super) fn extended_list(rig: &Rig) -> Vec<(u16, u16)> {
     let (mut found, mut at) = (Vec::new(), 0x100);
     while at != 0 {
         let header = rig.read(at);
@@ -347,44 +347,4 @@ fn what_is_no_endpoint_is_refused() {
     let dead = igbvf();
     dead.set_dead(true);
     assert!(error(dead).contains("cannot read its config space"));
-}
-
-mod hostile {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(64))]
-
-        /// Whatever the device says of itself and whatever the guest writes, lists end and
-        /// nothing panics.
-        #[test]
-        fn any_device_and_any_guest(
-            mut config in prop::collection::vec(any::<u8>(), 4096),
-            bars in prop::collection::vec((0u8..6, 1u64..1 << 16), 0..6),
-            writes in prop::collection::vec((any::<u16>(), any::<u32>(), 0u8..16), 0..200),
-        ) {
-            config[0x0e] &= 0x80;
-            config[0] = 0x86;
-            config[6] |= 0x10;
-            let mut hardware =
-                FakeBackend::new("", &bars.iter().map(|b| (b.0, b.1, true)).collect::<Vec<_>>());
-            hardware.msi.count = 32;
-            hardware.msix.count = 2048;
-            hardware.poke_config(0, &config);
-            let rig = Rig::new(hardware);
-            list(&rig);
-            extended_list(&rig);
-            for (offset, value, enables) in writes {
-                let register = Register::containing(offset);
-                rig.device.write_config(ConfigWrite::new(register, value, enables));
-                rig.device.read_config(register);
-                rig.device.windows();
-            }
-            for (bar, _) in bars {
-                prop_assert!(rig.hardware.region(RegionId::Bar(BarIndex(bar))).size > 0);
-                rig.device.fast_paths(BarIndex(bar));
-            }
-        }
-    }
 }

@@ -1,7 +1,9 @@
 //! The assigned device as a guest drives it, over a fake of the hardware.
 
 mod config;
+mod dumps;
 mod events;
+mod hostile;
 mod interrupts;
 mod intx;
 mod lifecycle;
@@ -21,9 +23,9 @@ use crate::vfio::fake::{FakeBackend, FakeRoutes};
 use crate::vfio::presentation::Presentation;
 use crate::vfio::reset::{ResetSet, Seat};
 
-const IGBVF: &str = include_str!("../testdata/igbvf.lspci");
-const NVME: &str = include_str!("../testdata/nvme.lspci");
-const E1000E: &str = include_str!("../testdata/e1000e.lspci");
+const IGBVF: &str = include_str!("dumps/82576-vf.txt");
+const NVME: &str = include_str!("dumps/qemu-nvme.txt");
+const E1000E: &str = include_str!("dumps/82574.txt");
 
 /// An assigned device and what is on either side of it.
 struct Rig {

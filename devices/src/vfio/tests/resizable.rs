@@ -10,17 +10,9 @@ fn gpu() -> FakeBackend {
         "{IGBVF}152: 01 20\n18: 0c\n1c: 00\n\
          200: 15 00 01 00 00 f0 3f 00 40 08 00 00 e0 1f 00 00\n210: 02 01 00 00\n"
     );
-    let bars = [(0, 1 << 28, true), (2, 1 << 21, true)];
     let mut hardware = FakeBackend::new(&dump, &[]);
-    for (bar, size, _) in bars {
-        let info = crate::vfio::backend::RegionInfo {
-            size,
-            readable: true,
-            writable: true,
-            mappable: std::iter::once(0..size).collect(),
-        };
-        hardware.regions.insert(bar, info);
-    }
+    hardware.add_hollow_bar(0, 1 << 28);
+    hardware.add_hollow_bar(2, 1 << 21);
     hardware
 }
 
