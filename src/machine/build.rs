@@ -136,6 +136,7 @@ impl Core {
         });
         let installer = Installer {
             vm: vm.fd.clone(),
+            memory: vm.fd.clone(),
             io: spaces.io.clone(),
             mmio: spaces.mmio.clone(),
             slots: vm.slots.clone(),

@@ -39,11 +39,30 @@ impl Slots {
     }
 }
 
+/// Who keeps the guest's memory map: KVM, or in tests one that refuses on demand.
+pub trait MemoryMap: Send + Sync {
+    /// Makes a memory slot what `region` says; with a size of zero, takes it away.
+    ///
+    /// # Safety
+    ///
+    /// What `region` names must stay mapped in this process until the slot is taken away.
+    unsafe fn set(&self, region: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error>;
+}
+
+impl MemoryMap for VmFd {
+    unsafe fn set(&self, region: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
+        // SAFETY: the caller's promise is the one that is asked for.
+        unsafe { self.set_user_memory_region(region) }
+    }
+}
+
 /// Where registers are put.
 #[derive(Clone)]
 pub struct Installer {
     /// The VM.
     pub vm: Arc<VmFd>,
+    /// Its memory map.
+    pub memory: Arc<dyn MemoryMap>,
     /// Ports.
     pub io: Arc<Bus>,
     /// Memory that is no RAM.
@@ -90,11 +109,13 @@ impl Installer {
             bus: bus.clone(),
             base,
             paths: Vec::new(),
+            incomplete: false,
         };
         for path in fast_paths {
             match self.add_path(space, base, path) {
                 Ok(path) => installed.paths.push(path),
                 Err(error) => {
+                    installed.incomplete = true;
                     guest_error!(name, %error, "KVM refused a fast path; its accesses exit");
                 }
             }
@@ -142,7 +163,7 @@ impl Installer {
         let region = memory_slot(slot, base + offset, &*memory);
         // SAFETY: the memory stays mapped while `memory` lives, which the path keeps until
         // the slot is deleted.
-        if let Err(error) = unsafe { self.vm.set_user_memory_region(region) } {
+        if let Err(error) = unsafe { self.memory.set(region) } {
             self.slots.free(slot);
             return Err(error);
         }
@@ -153,7 +174,8 @@ impl Installer {
         })
     }
 
-    /// Takes a path away. KVM accepted it as it is, so this cannot be refused.
+    /// Takes a path away. KVM accepted it as it is, so this should not be refused; memory
+    /// that KVM keeps nevertheless is never unmapped, and its slot not used again.
     fn remove_path(&self, path: &Path) {
         let result = match path {
             Path::Doorbell(doorbell) => doorbell.unregister(&self.vm),
@@ -164,14 +186,17 @@ impl Installer {
             } => self
                 .vm
                 .unregister_coalesced_mmio(io_address(*space, *address), *len),
-            Path::Mapped { slot, .. } => {
+            Path::Mapped { slot, memory, .. } => {
                 let gone = kvm_userspace_memory_region {
                     slot: *slot,
                     ..Default::default()
                 };
                 // SAFETY: a size of zero deletes the slot and maps nothing.
-                let result = unsafe { self.vm.set_user_memory_region(gone) };
-                self.slots.free(*slot);
+                let result = unsafe { self.memory.set(gone) };
+                match result {
+                    Ok(()) => self.slots.free(*slot),
+                    Err(_) => std::mem::forget(Arc::clone(memory)),
+                }
                 result
             }
         };
@@ -249,7 +274,9 @@ impl Path {
     /// True if this is `memory` mapped at `offset`.
     fn maps(&self, at: u64, what: &Arc<dyn Mapping>) -> bool {
         matches!(self, Self::Mapped { offset, memory, .. }
-            if *offset == at && memory.host_address() == what.host_address())
+            if *offset == at
+                && memory.host_address() == what.host_address()
+                && memory.len() == what.len())
     }
 }
 
@@ -259,9 +286,16 @@ pub struct Installed {
     bus: Arc<Bus>,
     base: u64,
     paths: Vec<Path>,
+    /// KVM refused a path.
+    incomplete: bool,
 }
 
 impl Installed {
+    /// KVM refused a path, which it may accept once something else has moved away.
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete
+    }
+
     /// Makes the mappings those of `wanted`; doorbells and coalesced ranges stay.
     pub fn set_mappings(&mut self, wanted: Vec<FastPath>) {
         let mut wanted: Vec<_> = wanted
@@ -286,10 +320,14 @@ impl Installed {
             }
             true
         });
+        self.incomplete = false;
         for (offset, memory) in wanted {
             match self.installer.map(self.base, offset, memory) {
                 Ok(path) => self.paths.push(path),
-                Err(error) => guest_error!(%error, "KVM refused a mapping; accesses exit"),
+                Err(error) => {
+                    self.incomplete = true;
+                    guest_error!(%error, "KVM refused a mapping; accesses exit");
+                }
             }
         }
     }

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use devices::bus::{FastPath, FastPathWatcher, PciDevice, Region};
+use devices::bus::{FastPath, FastPathWatcher, Mapping, PciDevice, Region};
 use devices::guest_error;
 use pci::{
     Bdf, Changes, ConfigWrite, Decoded, Ecam, FunctionId, Hierarchy, HostBridge, NoRoom, Space,
@@ -213,13 +213,19 @@ impl PciRoot {
                 Err(error) => tracing::debug!(%error, "the guest put a BAR over another"),
             }
         }
+        self.refresh(live, Installed::is_incomplete);
     }
 
     /// Asks every function again for the memory that the guest may reach directly.
     pub fn refresh_mappings(&self) {
-        for ((function, window, offset), installed) in &mut self.live().bars {
+        self.refresh(&mut self.live(), |_| true);
+    }
+
+    fn refresh(&self, live: &mut Live, wanting: impl Fn(&Installed) -> bool) {
+        for ((function, window, offset), installed) in &mut live.bars {
             if let Some(device) = self.topology.function(*function)
                 && *offset == 0
+                && wanting(installed)
             {
                 let paths = fast_paths_within(device.fast_paths(window.bar), window.size);
                 installed.set_mappings(paths);
@@ -287,17 +293,50 @@ impl FastPathWatcher for FastPathChanges {
     }
 }
 
-/// Fast paths that lie wholly in the first `size` bytes of a BAR.
-fn fast_paths_within(mut paths: Vec<FastPath>, size: u64) -> Vec<FastPath> {
-    paths.retain(|path| {
-        let (offset, len) = match path {
+/// Fast paths that lie wholly in the first `size` bytes of a BAR, and of memory the part that
+/// does: a bridge may forward less than the BAR, or the guest have made it smaller.
+fn fast_paths_within(paths: Vec<FastPath>, size: u64) -> Vec<FastPath> {
+    let within = |path| {
+        let (offset, len) = match &path {
             FastPath::Doorbell { offset, len, .. } => (*offset, u64::from((*len).max(1))),
             FastPath::Coalesced { offset, len } => (*offset, *len),
             FastPath::Mapped { offset, memory } => (*offset, memory.len() as u64),
         };
-        offset.checked_add(len).is_some_and(|end| end <= size)
-    });
-    paths
+        if offset.checked_add(len).is_some_and(|end| end <= size) {
+            return Some(path);
+        }
+        let FastPath::Mapped { offset, memory } = path else {
+            return None;
+        };
+        let room = size.checked_sub(offset)?;
+        let len = (room - room % PAGE) as usize;
+        let memory = Arc::new(Beginning { memory, len });
+        (len > 0).then_some(FastPath::Mapped { offset, memory })
+    };
+    paths.into_iter().filter_map(within).collect()
+}
+
+/// The grain of memory.
+const PAGE: u64 = 4096;
+
+/// The first `len` bytes of a mapping.
+struct Beginning {
+    memory: Arc<dyn Mapping>,
+    len: usize,
+}
+
+impl Mapping for Beginning {
+    fn host_address(&self) -> usize {
+        self.memory.host_address()
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn writable(&self) -> bool {
+        self.memory.writable()
+    }
 }
 
 /// A BAR whose bridge forwards only what lies behind `offset`.

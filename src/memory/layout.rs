@@ -104,8 +104,8 @@ impl BarDemand {
 pub enum LayoutError {
     /// RAM and BARs need more addresses than the guest's CPUs have.
     #[error(
-        "--memory {} and {} of device memory do not fit in the {phys_bits}-bit physical address space of this machine's CPUs; use less --memory",
-        display_size(*.memory), display_size(*.bars)
+        "--memory {} and {} of device memory do not fit in the {phys_bits}-bit physical address space of this machine's CPUs; {}",
+        display_size(*.memory), display_size(*.bars), remedy(*.bars)
     )]
     AddressSpace {
         /// Bytes of RAM.
@@ -115,6 +115,16 @@ pub enum LayoutError {
         /// Guest-physical address width.
         phys_bits: u8,
     },
+}
+
+/// What to do about BARs of so many bytes that do not fit.
+fn remedy(bars: u64) -> &'static str {
+    if bars < PCI64_DEFAULT / 4 {
+        "use less --memory"
+    } else {
+        "use less --memory, assign fewer devices, or make their BARs smaller where they can be \
+         resized (resourceN_resize in sysfs)"
+    }
 }
 
 /// What a range of guest-physical memory is, for the guest's memory map.

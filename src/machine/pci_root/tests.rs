@@ -8,12 +8,30 @@ use pci::{
 
 use super::*;
 use crate::machine::bus::Bus;
+use crate::machine::installer::MemoryMap;
+
+mod relocation;
 
 const VENDOR: u16 = 0x1b36;
 const COMMAND: u16 = 0x04;
 const BAR0: u16 = 0x10;
 const SIZE: u64 = 0x1000;
 const MEMORY_SPACE: u32 = 2;
+
+fn ids(tag: u8) -> Ids {
+    Ids {
+        vendor: VENDOR,
+        device: tag.into(),
+        revision: 0,
+        class: ClassCode {
+            base: 0xff,
+            sub: 0,
+            interface: 0,
+        },
+        subsystem_vendor: 0,
+        subsystem: 0,
+    }
+}
 
 /// A function with one BAR that reads as its tag.
 struct Tagged {
@@ -24,18 +42,7 @@ struct Tagged {
 
 impl Tagged {
     fn new(tag: u8) -> Arc<Self> {
-        let mut space = ConfigSpace::endpoint(Ids {
-            vendor: VENDOR,
-            device: tag.into(),
-            revision: 0,
-            class: ClassCode {
-                base: 0xff,
-                sub: 0,
-                interface: 0,
-            },
-            subsystem_vendor: 0,
-            subsystem: 0,
-        });
+        let mut space = ConfigSpace::endpoint(ids(tag));
         let kind = BarKind::Memory32 {
             prefetchable: false,
         };
@@ -104,10 +111,16 @@ const SECOND: u8 = 2;
 
 /// Two functions on the root bus and one behind a root port, started; where there is a KVM.
 fn rig() -> Option<Rig> {
-    let vm = kvm_ioctls::Kvm::new().ok()?.create_vm().ok()?;
+    rig_of(None, Tagged::new(0x11))
+}
+
+/// With this first function, and a memory map other than KVM's.
+fn rig_of(memory: Option<Arc<dyn MemoryMap>>, first: Arc<dyn PciDevice>) -> Option<Rig> {
+    let vm = Arc::new(kvm_ioctls::Kvm::new().ok()?.create_vm().ok()?);
     let (io, mmio) = (Arc::<Bus>::default(), Arc::<Bus>::default());
     let installer = Installer {
-        vm: Arc::new(vm),
+        memory: memory.unwrap_or(vm.clone()),
+        vm,
         io: io.clone(),
         mmio: mmio.clone(),
         slots: Arc::default(),
@@ -121,7 +134,7 @@ fn rig() -> Option<Rig> {
             .unwrap()
     };
     attach(BusAt::Root, 0, host_bridge.clone());
-    attach(BusAt::Root, FIRST, Tagged::new(0x11));
+    attach(BusAt::Root, FIRST, first);
     attach(BusAt::Root, SECOND, Tagged::new(0x22));
     let port = RootPort::new(RootPortConfig::occupied(1)).unwrap();
     let port = attach(BusAt::Root, 3, Arc::new(port));
@@ -130,7 +143,7 @@ fn rig() -> Option<Rig> {
     let windows = Windows {
         io: 0x1000..=0xffff,
         memory32: 0xc000_0000..=0xfebf_ffff,
-        memory64: 0x1_0000_0000..=0x3f_ffff_ffff,
+        memory64: 0x1_0000_0000..=0xff_ffff_ffff,
     };
     let follower: Weak<dyn Follower> = Weak::<Nobody>::new();
     root.open(windows, follower, Arc::new(Constant(0x0e)))
