@@ -65,6 +65,15 @@ impl Host {
         PciFunction::read(&self.devices().join(address.to_string()), address)
     }
 
+    /// The function's address with its name, for whoever reads; the address alone where
+    /// nothing else is known.
+    pub fn describe(&self, address: HostBdf) -> String {
+        match self.function(address) {
+            Ok(Some(function)) => function.to_string(),
+            _ => address.to_string(),
+        }
+    }
+
     /// Every PCI function, in order of address.
     pub fn functions(&self) -> io::Result<Vec<PciFunction>> {
         let mut found = Vec::new();

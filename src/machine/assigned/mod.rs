@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use devices::bus::PciDevice;
-use devices::vfio::{AssignedDevice, KernelDevice, ResetSet};
+use devices::vfio::{AssignError, AssignedDevice, KernelDevice, ResetSet};
 use iommu::host::PinnedMemory;
 use pci::{BusAt, FunctionId, Topology};
 
@@ -16,6 +16,7 @@ use super::Error;
 use super::fabric::Fabric;
 use super::vm::Vm;
 use crate::config;
+use crate::host::Host;
 
 use open::Opened;
 
@@ -67,7 +68,11 @@ impl Assigned {
             .into_iter()
             .zip(wanted)
             .map(|(seat, assign)| {
-                AssignedDevice::new(seat, fabric.routes.clone(), &assign.presentation)
+                let taken = AssignedDevice::new(seat, fabric.routes.clone(), &assign.presentation);
+                taken.map_err(|error| AssignError {
+                    name: Host::this_machine().describe(assign.device),
+                    ..error
+                })
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {

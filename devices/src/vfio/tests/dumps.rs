@@ -18,6 +18,7 @@ fn device(dump: &str, bars: &[(u8, u64)]) -> Rig {
     }
     // The kernel takes these from the capabilities.
     hardware.msi.count = 32;
+    hardware.intx.count = 1;
     hardware.msix = IrqInfo {
         count: 2048,
         growable: true,

@@ -45,6 +45,8 @@ pub struct GuestSpec {
     pub network: Option<Network>,
     /// PCI addresses of the host devices it owns.
     pub assign: Vec<&'static str>,
+    /// What Sluice's `--assign` says after each address, from the comma on.
+    pub assign_options: &'static str,
     /// End when the guest resets.
     pub no_reboot: bool,
     /// Another serial port than the lab's own pipes.
@@ -65,6 +67,7 @@ impl GuestSpec {
             cdrom: None,
             network: None,
             assign: Vec::new(),
+            assign_options: "",
             no_reboot: false,
             serial: None,
         }
@@ -143,7 +146,7 @@ fn sluice(guest: &GuestSpec) -> Command {
         None => &mut command,
     };
     for address in &guest.assign {
-        command.args(["--assign", address]);
+        command.args(["--assign", &format!("{address}{}", guest.assign_options)]);
     }
     if guest.no_reboot {
         command.arg("--no-reboot");

@@ -2,6 +2,7 @@
 
 mod assignment;
 mod budgets;
+mod config_space;
 mod disk;
 mod interrupts;
 mod lifecycle;
@@ -38,6 +39,7 @@ pub fn all() -> Vec<Check> {
         budgets::CHECKS,
         assignment::CHECKS,
         interrupts::CHECKS,
+        config_space::CHECKS,
         reset::CHECKS,
         lifecycle::CHECKS,
         operator::CHECKS,
