@@ -4,6 +4,7 @@ mod assignment;
 mod budgets;
 mod config_space;
 mod disk;
+mod host_view;
 mod interrupts;
 mod lifecycle;
 mod network;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Check> {
         reset::CHECKS,
         lifecycle::CHECKS,
         operator::CHECKS,
+        host_view::CHECKS,
     ]
     .into_iter()
     .flatten()
