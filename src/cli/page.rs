@@ -63,14 +63,29 @@ impl Page {
         let options = Options::new(room)
             .break_words(false)
             .word_splitter(WordSplitter::NoHyphenation);
-        let lines = textwrap::wrap(text, options);
+        let text = with_whole_commands(text, room);
+        let lines = textwrap::wrap(&text, options);
         let spaces = " ".repeat(indent);
         let starts = std::iter::once(first).chain(std::iter::repeat(spaces.as_str()));
         let lines = starts
             .zip(lines)
-            .map(|(start, line)| format!("{start}{line}\n"));
+            .map(|(start, line)| format!("{start}{}\n", line.replace(UNBREAKABLE, " ")));
         lines.collect()
     }
+}
+
+/// A space at which no line is broken.
+const UNBREAKABLE: &str = "\u{a0}";
+
+/// `text` in which commands in backquotes stay on one line, to be copied, where there is room.
+fn with_whole_commands(text: &str, room: usize) -> String {
+    let parts = text.split('`').enumerate();
+    let whole = parts.map(|(number, part)| match number % 2 {
+        // Two quotes, and a mark after them.
+        1 if measure_text_width(part).saturating_add(3) <= room => part.replace(' ', UNBREAKABLE),
+        _ => part.to_owned(),
+    });
+    whole.collect::<Vec<_>>().join("`")
 }
 
 /// How many columns `text` takes.
@@ -95,6 +110,12 @@ mod tests {
             page.paragraph("why: ", "as the host uses all of it itself"),
             "why: as the host uses all\n     of it itself\n"
         );
+        assert_eq!(
+            page.paragraph("do: ", "bind it with `bind a b c` now"),
+            "do: bind it with\n    `bind a b c` now\n"
+        );
+        let long = page.paragraph("", "it takes `a b c d e f g h i j k l m n`");
+        assert!(long.lines().all(|line| width(line) <= 26), "{long}");
         let endless = Page::of_width(None);
         assert_eq!(
             endless.paragraph("- ", &"x ".repeat(200)).lines().count(),

@@ -10,6 +10,7 @@ use pci::HostBdf;
 
 use super::group::{Reserved, is_vfio};
 use super::interrupts::Remapping;
+use super::uses::{Openers, Process, Use};
 use super::{Group, Host, Member, PciFunction};
 
 /// A function that is ready to be assigned.
@@ -41,6 +42,8 @@ pub enum AssignError {
         function: Box<PciFunction>,
         /// Its driver.
         driver: String,
+        /// What the host would lose with it.
+        uses: Vec<Use>,
         /// Others of its group that the host uses.
         in_the_way: Vec<Member>,
     },
@@ -69,6 +72,13 @@ pub enum AssignError {
     },
     /// Its interrupts would not be remapped.
     UnsafeInterrupts(Box<PciFunction>),
+    /// A guest has it, or another device of its group.
+    InUse {
+        /// The function.
+        function: Box<PciFunction>,
+        /// Who has it.
+        by: Process,
+    },
     /// A device node is not there.
     NoVfio {
         /// The function.
@@ -100,6 +110,7 @@ impl AssignError {
             Self::NotViable { .. } => "group-in-use",
             Self::Reserved { .. } => "reserved-memory",
             Self::UnsafeInterrupts(_) => "no-interrupt-remapping",
+            Self::InUse { .. } => "in-use",
             Self::NoVfio { .. } => "no-vfio",
             Self::Permission { .. } => "no-permission",
             Self::Sysfs(..) => "unreadable",
@@ -113,6 +124,8 @@ impl AssignError {
             Self::IsBridge(_) => "bridge",
             Self::IommuOff(_) => "IOMMU off",
             Self::NoGroup(_) => "no IOMMU",
+            Self::InUse { .. } => "in use",
+            Self::OtherDriver { uses, .. } if !uses.is_empty() => "host needs it",
             Self::OtherDriver { in_the_way, .. } | Self::NotBound { in_the_way, .. }
                 if in_the_way.is_empty() =>
             {
@@ -141,11 +154,15 @@ impl AssignError {
                 "it has no IOMMU group: no IOMMU of this host is in front of it".to_owned()
             }
             Self::OtherDriver {
-                driver, in_the_way, ..
-            } => format!(
-                "it is bound to the driver {driver}{}",
-                also_in_use(in_the_way)
-            ),
+                driver,
+                uses,
+                in_the_way,
+                ..
+            } => {
+                let uses: String = uses.iter().map(|used| format!(", {used}")).collect();
+                let others = also_in_use(in_the_way);
+                format!("it is bound to the driver {driver}{uses}{others}")
+            }
             Self::NotBound { in_the_way, .. } => {
                 format!("it is not bound to vfio-pci{}", also_in_use(in_the_way))
             }
@@ -164,6 +181,7 @@ impl AssignError {
                  of the host's"
                     .to_owned()
             }
+            Self::InUse { by, .. } => format!("{by} has it, or another of its IOMMU group"),
             Self::NoVfio { node, .. } => format!("{} does not exist", node.display()),
             Self::Permission { node, .. } => {
                 format!("this user may not open {}", node.display())
@@ -185,20 +203,32 @@ impl AssignError {
                 .to_owned(),
             Self::OtherDriver {
                 function,
+                uses,
                 in_the_way,
                 ..
+            } => {
+                let bind = bind(function, in_the_way);
+                let vfs = function.sriov.as_ref().is_some_and(|s| !s.made.is_empty());
+                match (uses.is_empty(), vfs) {
+                    (true, false) => bind,
+                    (true, true) => format!(
+                        "assign its virtual functions; or remove them with `sluice sriov {} \
+                         --vfs 0`, and {bind}",
+                        function.address
+                    ),
+                    (false, _) => format!("see that the host does without it, then {bind}"),
+                }
             }
-            | Self::NotBound {
+            Self::NotBound {
                 function,
                 in_the_way,
-            } if in_the_way.is_empty() => format!("bind it with `{}`", Rebind(function)),
-            Self::OtherDriver { function, .. } | Self::NotBound { function, .. } => format!(
-                "bind it with `{}` and do the same with the others, or unbind them",
-                Rebind(function)
-            ),
-            Self::NotViable { .. } => {
-                "bind each to vfio-pci too, or unbind it from its driver".to_owned()
             }
+            | Self::NotViable {
+                function,
+                in_the_way,
+                ..
+            } => bind(function, in_the_way),
+            Self::InUse { .. } => "end that first".to_owned(),
             Self::Reserved { .. } => "turn off in the firmware what wants that memory (often \
                  the remote management), or ask the machine's vendor"
                 .to_owned(),
@@ -225,6 +255,7 @@ impl AssignError {
             | Self::OtherDriver { function, .. }
             | Self::NotBound { function, .. }
             | Self::NotViable { function, .. }
+            | Self::InUse { function, .. }
             | Self::Reserved { function, .. }
             | Self::NoVfio { function, .. }
             | Self::Permission { function, .. } => Some(function),
@@ -249,9 +280,26 @@ impl fmt::Display for AssignError {
 }
 
 impl Host {
-    /// Finds out whether the function at `address` can be assigned. What only opening it can
-    /// tell, such as that another process has it, is told when it is opened.
+    /// Finds out whether the function at `address` can be assigned, by whichever of VFIO's
+    /// interfaces. What only opening it can tell is told when it is opened.
     pub fn check_assignable(&self, address: HostBdf) -> Result<Assignable, AssignError> {
+        self.assess(address, &self.openers())
+    }
+
+    /// As [`Self::check_assignable`], where who has what open is known already.
+    pub(super) fn assess(
+        &self,
+        address: HostBdf,
+        openers: &Openers,
+    ) -> Result<Assignable, AssignError> {
+        let assignable = self.free(address, openers)?;
+        if !self.has_own_node(&assignable.function) {
+            self.check_group_nodes(&assignable)?;
+        }
+        Ok(assignable)
+    }
+
+    fn free(&self, address: HostBdf, openers: &Openers) -> Result<Assignable, AssignError> {
         let (function, number) = self.grouped(address)?;
         let group = self.group(number);
         let group = group.map_err(|e| AssignError::Sysfs(address, e))?;
@@ -259,20 +307,36 @@ impl Host {
         if self.interrupt_remapping() == Remapping::Off {
             return Err(AssignError::UnsafeInterrupts(function));
         }
-        for name in ["vfio", &number.to_string()] {
-            let (file, node) = (self.vfio(name), Path::new("/dev/vfio").join(name));
-            if !file.exists() {
-                return Err(AssignError::NoVfio { function, node });
-            }
-            if access(&file, AccessFlags::R_OK | AccessFlags::W_OK).is_err() {
-                return Err(AssignError::Permission { function, node });
-            }
+        if let Some(by) = openers.of(self, &function) {
+            return Err(AssignError::InUse { function, by });
         }
         Ok(Assignable {
             sysfs: self.sysfs_path(address),
             function: *function,
             group,
         })
+    }
+
+    /// This user may have the function by itself, through iommufd.
+    fn has_own_node(&self, function: &PciFunction) -> bool {
+        let nodes = self.character_devices(function.address);
+        let nodes: Vec<_> = nodes.iter().map(|node| self.root.join(node)).collect();
+        may_open(&self.root.join("dev/iommu")) && nodes.iter().any(|node| may_open(node))
+    }
+
+    /// This user may have the function's group, through type1.
+    fn check_group_nodes(&self, assignable: &Assignable) -> Result<(), AssignError> {
+        for name in ["vfio", &assignable.group.number.to_string()] {
+            let function = Box::new(assignable.function.clone());
+            let (file, node) = (self.vfio(name), Path::new("/dev/vfio").join(name));
+            if !file.exists() {
+                return Err(AssignError::NoVfio { function, node });
+            }
+            if !may_open(&file) {
+                return Err(AssignError::Permission { function, node });
+            }
+        }
+        Ok(())
     }
 
     /// The function at `address` and its IOMMU group, if it is of the kind that can be
@@ -309,6 +373,7 @@ impl Host {
                 in_the_way,
             }),
             Some(driver) if !is_vfio(&driver) => Err(AssignError::OtherDriver {
+                uses: self.uses(&function).unwrap_or_default(),
                 function,
                 driver,
                 in_the_way,
@@ -323,26 +388,27 @@ impl Host {
     }
 }
 
-/// The shell command that hands a function to vfio-pci.
-struct Rebind<'a>(&'a PciFunction);
-
-impl fmt::Display for Rebind<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let address = self.0.address;
-        let sysfs = "/sys/bus/pci";
-        write!(f, "modprobe vfio-pci; ")?;
-        write!(
-            f,
-            "echo vfio-pci > {sysfs}/devices/{address}/driver_override; "
-        )?;
-        if self.0.driver.is_some() {
-            write!(
-                f,
-                "echo {address} > {sysfs}/devices/{address}/driver/unbind; "
-            )?;
+/// How to hand a function to VFIO with those of its group that are in the way.
+fn bind(function: &PciFunction, in_the_way: &[Member]) -> String {
+    let mut command = format!("bind it with `sluice bind {}", function.address);
+    let mut others = Vec::new();
+    for member in in_the_way {
+        match member {
+            Member::Pci(other) => command += &format!(" {}", other.address),
+            Member::Other { name, .. } => others.push(name.as_str()),
         }
-        write!(f, "echo {address} > {sysfs}/drivers_probe")
     }
+    match &others[..] {
+        [] => command + "`",
+        others => format!(
+            "unbind {} from its driver, then {command}`",
+            others.join(" and ")
+        ),
+    }
+}
+
+fn may_open(node: &Path) -> bool {
+    access(node, AccessFlags::R_OK | AccessFlags::W_OK).is_ok()
 }
 
 fn also_in_use(others: &[Member]) -> String {

@@ -4,6 +4,7 @@ use std::io;
 
 use pci::HostBdf;
 
+use super::uses::Openers;
 use super::{AssignError, Host, Member, PciFunction};
 
 /// A function of the host's and whether a guest can have it.
@@ -20,8 +21,9 @@ pub struct Surveyed {
 impl Host {
     /// Every PCI function, in order of address.
     pub fn survey(&self) -> io::Result<Vec<Surveyed>> {
+        let openers = self.openers();
         let functions = self.functions()?.into_iter();
-        functions.map(|f| self.look_at(f)).collect()
+        functions.map(|f| self.look_at(f, &openers)).collect()
     }
 
     /// The function at `address`.
@@ -29,10 +31,11 @@ impl Host {
         let sysfs_error = |e| AssignError::Sysfs(address, e);
         let function = self.function(address).map_err(sysfs_error)?;
         let function = function.ok_or(AssignError::NoSuchDevice(address))?;
-        self.look_at(function).map_err(sysfs_error)
+        let openers = self.openers();
+        self.look_at(function, &openers).map_err(sysfs_error)
     }
 
-    fn look_at(&self, function: PciFunction) -> io::Result<Surveyed> {
+    fn look_at(&self, function: PciFunction, openers: &Openers) -> io::Result<Surveyed> {
         let group = function
             .group
             .map(|number| self.group(number))
@@ -40,7 +43,7 @@ impl Host {
         let others = group.iter().flat_map(|g| g.others(function.address));
         Ok(Surveyed {
             companions: others.cloned().collect(),
-            obstacle: self.check_assignable(function.address).err(),
+            obstacle: self.assess(function.address, openers).err(),
             function,
         })
     }

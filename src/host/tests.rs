@@ -93,7 +93,7 @@ fn names_the_driver_that_has_it_and_how_to_rebind() {
         "{error}"
     );
     assert!(
-        error.contains("echo 0000:02:10.0 > /sys/bus/pci/devices/0000:02:10.0/driver/unbind"),
+        error.contains("; bind it with `sluice bind 0000:02:10.0`"),
         "{error}"
     );
     assert!(!error.contains('\n'));
@@ -105,10 +105,7 @@ fn says_that_no_driver_has_it() {
     tree.add(&vf(None, Some(17)));
     let error = check(&tree).unwrap_err();
     assert!(error.contains("is not bound to vfio-pci"), "{error}");
-    assert!(
-        error.contains("drivers_probe") && !error.contains("unbind"),
-        "{error}"
-    );
+    assert!(error.contains("`sluice bind 0000:02:10.0`"), "{error}");
 }
 
 #[test]
@@ -152,7 +149,10 @@ fn tells_of_the_whole_group_before_anything_is_bound() {
         error.contains("is not bound to vfio-pci, and the host uses 0000:02:10.1"),
         "{error}"
     );
-    assert!(error.contains("with the others"), "{error}");
+    assert!(
+        error.contains("`sluice bind 0000:02:10.0 0000:02:10.1`"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -197,6 +197,56 @@ fn interrupts_must_be_remapped_unless_the_operator_says_otherwise() {
     interrupts("XT-PIC");
     assert_eq!(tree.host().interrupt_remapping(), Remapping::Unknown);
     assert!(check(&tree).is_ok(), "the kernel will know");
+}
+
+#[test]
+fn a_device_that_a_guest_has_is_not_to_be_had() {
+    let tree = FakeTree::new();
+    tree.add(&vf(Some("vfio-pci"), Some(17)))
+        .write("proc/4321/comm", "sluice\n")
+        .link("proc/4321/fd/7", "dev/vfio/17");
+    let error = check(&tree).unwrap_err();
+    assert!(error.contains("sluice (process 4321) has it"), "{error}");
+    tree.remove("proc/4321/fd/7")
+        .link("proc/4321/fd/7", "dev/vfio/18");
+    assert!(check(&tree).is_ok(), "it has another");
+}
+
+#[test]
+fn what_the_host_needs_is_said() {
+    let tree = FakeTree::new();
+    tree.add(&vf(Some("igbvf"), Some(17)))
+        .write("proc/self/mountinfo", "")
+        .write(
+            "proc/net/route",
+            "Iface Destination Gateway Flags RefCnt Use Metric Mask MTU Window IRTT\n\
+             eth1 00000000 0100000A 0003 0 0 0 00000000 0 0 0\n",
+        );
+    let net = tree.attribute("0000:02:10.0", "net/eth1");
+    fs::create_dir_all(&net).unwrap();
+    tree.link("sys/class/net/eth1", net);
+    let error = check(&tree).unwrap_err();
+    assert!(
+        error.contains("the default route goes through it (eth1)"),
+        "{error}"
+    );
+    assert!(
+        error.contains("see that the host does without it"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_device_node_of_its_own_will_do() {
+    let tree = FakeTree::new();
+    tree.add(&vf(Some("vfio-pci"), Some(17)))
+        .remove("dev/vfio/vfio");
+    assert!(check(&tree).is_err());
+    let node = tree.attribute("0000:02:10.0", "vfio-dev/vfio3/dev");
+    tree.write(node, "").write("dev/vfio/devices/vfio3", "");
+    assert!(check(&tree).is_err(), "iommufd is not there");
+    tree.write("dev/iommu", "");
+    assert!(check(&tree).is_ok());
 }
 
 #[test]

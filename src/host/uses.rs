@@ -61,6 +61,31 @@ impl fmt::Display for Process {
     }
 }
 
+/// Processes and the VFIO nodes that each has open.
+pub(super) struct Openers(Vec<(Process, Vec<PathBuf>)>);
+
+impl Openers {
+    /// The first that has the function or another of its group open.
+    pub(super) fn of(&self, host: &Host, function: &PciFunction) -> Option<Process> {
+        let mut nodes = host.character_devices(function.address);
+        if let Some(group) = function.group {
+            nodes.push(Path::new("dev/vfio").join(group.to_string()));
+            let members = host.groups().join(group.to_string()).join("devices");
+            for member in names_in(&members).unwrap_or_default() {
+                let address = member.parse().ok();
+                nodes.extend(address.into_iter().flat_map(|a| host.character_devices(a)));
+            }
+        }
+        let has_one = |targets: &[PathBuf]| {
+            let mut targets = targets.iter();
+            targets.any(|target| nodes.iter().any(|node| target.ends_with(node)))
+        };
+        let mut all = self.0.iter();
+        let found = all.find(|(_, targets)| has_one(targets))?;
+        Some(found.0.clone())
+    }
+}
+
 impl Host {
     /// What the host would lose with the function: mounted file systems and swap on disks
     /// behind it, and default routes through its interfaces.
@@ -95,38 +120,38 @@ impl Host {
     /// A process that has the function or another of its group open through VFIO, other than
     /// this one. Those of other users are seen by root alone.
     pub fn opener(&self, function: &PciFunction) -> Option<Process> {
-        let mut nodes = self.character_devices(function.address);
-        if let Some(group) = function.group {
-            nodes.push(Path::new("dev/vfio").join(group.to_string()));
-            for member in names_in(&self.groups().join(group.to_string()).join("devices")).ok()? {
-                let address = member.parse().ok();
-                nodes.extend(address.into_iter().flat_map(|a| self.character_devices(a)));
-            }
-        }
+        self.openers().of(self, function)
+    }
+
+    /// Every process, other than this one, that has something open through VFIO.
+    pub(super) fn openers(&self) -> Openers {
         let processes = names_in(&self.root.join("proc")).unwrap_or_default();
-        let mut pids = processes.iter().filter_map(|name| name.parse().ok());
-        let pid = pids.find(|pid| *pid != std::process::id() && self.has_open(*pid, &nodes))?;
+        let pids = processes.iter().filter_map(|name| name.parse().ok());
+        let others = pids.filter(|pid| *pid != std::process::id());
+        Openers(others.filter_map(|pid| self.open_by(pid)).collect())
+    }
+
+    fn open_by(&self, pid: u32) -> Option<(Process, Vec<PathBuf>)> {
+        let dir = self.root.join(format!("proc/{pid}/fd"));
+        let descriptors = names_in(&dir).unwrap_or_default();
+        let targets = descriptors
+            .iter()
+            .filter_map(|fd| fs::read_link(dir.join(fd)).ok());
+        let is_vfio = |target: &PathBuf| target.to_string_lossy().contains("dev/vfio/");
+        let nodes: Vec<_> = targets.filter(is_vfio).collect();
+        if nodes.is_empty() {
+            return None;
+        }
         let name = fs::read_to_string(self.root.join(format!("proc/{pid}/comm")));
-        Some(Process {
-            pid,
-            name: name.unwrap_or_default().trim().to_owned(),
-        })
+        let name = name.unwrap_or_default().trim().to_owned();
+        Some((Process { pid, name }, nodes))
     }
 
     /// The nodes by which a function is opened without its group.
-    fn character_devices(&self, address: HostBdf) -> Vec<PathBuf> {
+    pub(super) fn character_devices(&self, address: HostBdf) -> Vec<PathBuf> {
         let names = names_in(&self.sysfs_path(address).join("vfio-dev")).unwrap_or_default();
         let devices = Path::new("dev/vfio/devices");
         names.iter().map(|name| devices.join(name)).collect()
-    }
-
-    fn has_open(&self, pid: u32, nodes: &[PathBuf]) -> bool {
-        let dir = self.root.join(format!("proc/{pid}/fd"));
-        let descriptors = names_in(&dir).unwrap_or_default();
-        let mut targets = descriptors
-            .iter()
-            .filter_map(|fd| fs::read_link(dir.join(fd)).ok());
-        targets.any(|target| nodes.iter().any(|node| target.ends_with(node)))
     }
 
     /// Every mounted file system that is on a block device (proc(5), mountinfo).

@@ -1,5 +1,5 @@
-//! One line for each function. What does not fit the page is left out, the least wanted
-//! first; the name has what is left.
+//! One line for each function. Columns in which all have nothing are left out, and those that
+//! do not fit the page, the least wanted first; the name has what is left.
 
 use super::bar_in_short;
 use crate::cli::page::{Page, fit, width};
@@ -74,7 +74,12 @@ fn columns_for(devices: &[Surveyed], page: Page) -> Vec<(&'static Column, usize)
         let cells = devices.iter().map(|device| width(&(column.cell)(device)));
         cells.max().unwrap_or(0).max(column.heading.len())
     };
-    let mut columns: Vec<_> = COLUMNS.iter().map(|c| (c, wanted(c))).collect();
+    let says_something = |column: &&Column| {
+        let mut cells = devices.iter().map(|device| (column.cell)(device));
+        column.rank == 0 || cells.any(|cell| cell != none())
+    };
+    let columns = COLUMNS.iter().filter(says_something);
+    let mut columns: Vec<_> = columns.map(|c| (c, wanted(c))).collect();
     let Some(room) = page.width() else {
         return columns;
     };

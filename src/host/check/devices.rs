@@ -2,7 +2,7 @@
 
 use super::Finding;
 use crate::host::group::is_vfio;
-use crate::host::{Host, Surveyed};
+use crate::host::{AssignError, Host, Surveyed};
 
 const TOPIC: &str = "devices";
 
@@ -21,23 +21,36 @@ pub fn check(host: &Host) -> Vec<Finding> {
     let is_meant = |device: &&Surveyed| device.function.driver.as_deref().is_some_and(is_vfio);
     let meant: Vec<_> = all.iter().filter(is_meant).collect();
     let mut findings: Vec<_> = meant.iter().filter_map(|device| refused(device)).collect();
-    let ready = meant.iter().filter(|device| device.obstacle.is_none());
-    let ready: Vec<_> = ready.map(|d| d.function.address.to_string()).collect();
+    let in_use = |d: &&&Surveyed| matches!(d.obstacle, Some(AssignError::InUse { .. }));
+    let with_guests = list(meant.iter().filter(in_use));
+    if !with_guests.is_empty() {
+        let what = format!("in use: {with_guests}");
+        findings.insert(0, Finding::ok(TOPIC, what));
+    }
+    let ready = list(meant.iter().filter(|device| device.obstacle.is_none()));
     if !ready.is_empty() {
-        let what = format!("ready for guests: {}", ready.join(", "));
+        let what = format!("ready for guests: {ready}");
         findings.insert(0, Finding::ok(TOPIC, what));
     } else if meant.is_empty() {
         findings.push(Finding::warn(
             TOPIC,
             "none is bound to vfio-pci, so none is ready for a guest",
-            "choose with `sluice devices`, which says how to bind one",
+            "choose one with `sluice devices`, then `sluice bind BDF`",
         ));
     }
     findings
 }
 
+fn list<'a>(devices: impl Iterator<Item = &'a &'a Surveyed>) -> String {
+    let addresses: Vec<_> = devices.map(|d| d.function.address.to_string()).collect();
+    addresses.join(", ")
+}
+
 fn refused(device: &Surveyed) -> Option<Finding> {
     let why = device.obstacle.as_ref()?;
+    if matches!(why, AssignError::InUse { .. }) {
+        return None;
+    }
     let what = format!("{} cannot be assigned: {}", device.function, why.reason());
     Some(Finding::warn(TOPIC, what, why.remedy()))
 }

@@ -78,7 +78,7 @@ pub fn lock_limit(host: &Host) -> Finding {
     if may_lock_anything(host) {
         return Finding::ok(TOPIC, "no limit for this user (CAP_IPC_LOCK)");
     }
-    let Some(limit) = soft_limit_kib(host) else {
+    let Some(limit) = hard_limit_kib(host) else {
         return Finding::ok(TOPIC, "no limit");
     };
     let what = format!("{limit} KiB: a guest with a device can have no more memory than that");
@@ -104,12 +104,12 @@ fn may_lock_anything(host: &Host) -> bool {
         .is_some_and(|set| set & CAP_IPC_LOCK != 0)
 }
 
-/// `None` if there is no limit.
-fn soft_limit_kib(host: &Host) -> Option<u64> {
+/// What the limit may be raised to, which Sluice does; `None` if there is no limit.
+fn hard_limit_kib(host: &Host) -> Option<u64> {
     let limits = host.text("proc/self/limits")?;
     let line = limits
         .lines()
         .find_map(|l| l.strip_prefix("Max locked memory"))?;
-    let bytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    let bytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(bytes >> 10)
 }

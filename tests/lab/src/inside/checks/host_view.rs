@@ -133,6 +133,8 @@ fn remedy_works(rig: &mut Rig, _: u32) -> Result<()> {
     let address = VIRTUAL_FUNCTIONS[1];
     sysfs::unbind(address)?;
     let outcome = follow_remedy(address);
+    // Sluice remembers what it has bound.
+    output_of(Command::new(sluice_program()).args(["release", address]))?;
     sysfs::bind(address, "vfio-pci")?;
     outcome
 }
@@ -151,9 +153,8 @@ fn follow_remedy(address: &str) -> Result<()> {
     let Some(command) = remedy.split('`').nth(1) else {
         return fail(format!("no command in: {remedy}"));
     };
-    let path = sluice_program();
-    let folder = path.parent().map(|p| p.display().to_string());
-    let command = format!("PATH=$PATH:{}; {command}", folder.unwrap_or_default());
+    let program = sluice_program().display().to_string();
+    let command = format!("sluice() {{ {program} \"$@\"; }}; {command}");
     output_of(Command::new("sh").args(["-ec", &command]))?;
     expect(device(&devices(&[address])?, address)?, "assignable", true)
 }
