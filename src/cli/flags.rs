@@ -104,9 +104,12 @@ pub struct Run {
 
     /// Give the guest this device of the host's, such as 0000:02:10.0, at root port port; its
     /// option ROM is its own (rom=on, the default), a file (rom=PATH) or none (rom=off). For
-    /// debugging, no-mmap traps every access to it and hide=msix+aer takes capabilities away;
-    /// repeatable
-    #[arg(long, value_name = "BDF[,port=…][,rom=…][,no-mmap][,hide=…]")]
+    /// debugging, no-mmap traps every access to it and hide=msix+aer takes capabilities away.
+    /// NVIDIA GPUs with the same clique=0 to 15 may reach each other's memory; repeatable
+    #[arg(
+        long,
+        value_name = "BDF[,port=…][,rom=…][,no-mmap][,hide=…][,clique=…]"
+    )]
     assign: Vec<String>,
 
     /// Where the serial port goes [default: stdio]

@@ -190,7 +190,7 @@ impl FromStr for AssignSpec {
         if device.is_empty() {
             return Err(OptionError::Empty("a PCI address, such as 0000:02:10.0"));
         }
-        let options = Options::parse(rest, &["port", "rom", "no-mmap", "hide"], &[])?;
+        let options = Options::parse(rest, &["port", "rom", "no-mmap", "hide", "clique"], &[])?;
         let hide: Option<Capabilities> = options.read("hide")?;
         Ok(Self {
             device: device
@@ -201,6 +201,7 @@ impl FromStr for AssignSpec {
                 rom: options.value("rom")?.map(rom_source).unwrap_or_default(),
                 no_mmap: options.word("no-mmap")?,
                 hide: hide.map(|names| names.0).unwrap_or_default(),
+                clique: options.read("clique")?,
             },
         })
     }
@@ -310,9 +311,11 @@ impl<'de> Deserialize<'de> for AssignSpec {
             no_mmap: bool,
             #[serde(default, deserialize_with = "from_text")]
             hide: Capabilities,
+            clique: Option<i64>,
         }
         let table = Table::deserialize(deserializer)?;
         let port = table.port.map(|port| port.to_string().parse::<Port>());
+        let clique = table.clique.map(|n| n.to_string().parse());
         Ok(Self {
             device: table.bdf,
             port: port.transpose().map_err(de::Error::custom)?.map(|p| p.0),
@@ -320,6 +323,7 @@ impl<'de> Deserialize<'de> for AssignSpec {
                 rom: table.rom.as_deref().map(rom_source).unwrap_or_default(),
                 no_mmap: table.no_mmap,
                 hide: table.hide.0,
+                clique: clique.transpose().map_err(de::Error::custom)?,
             },
         })
     }
@@ -447,6 +451,8 @@ mod tests {
         assert!(error::<AssignSpec>("02:10.0,hide=msi-x").contains("hide: 'msi-x' is no"));
         assert!(error::<AssignSpec>("02:10.0,no-mmap=on").contains("takes no value"));
         assert!(error::<AssignSpec>("02:10.0,rom=").contains("needs a value"));
+        assert_eq!(shown("02:10.0,clique=15").clique, "15".parse().ok());
+        assert!(error::<AssignSpec>("02:10.0,clique=16").contains("a number from 0 to 15"));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! A page is mapped unless it holds part of the MSI-X table or of the pending bits, or is not
 //! wholly the BAR's. Everything else is trapped: the MSI-X structures go to our model, the
-//! rest to the device through the kernel. I/O ports are always trapped.
+//! rest to the device through the kernel. I/O ports are always trapped. So is what a quirk of
+//! the device asks for.
 //!
 //! A BAR smaller than a page is shown as one page where the kernel lets that page be mapped,
 //! that is where the rest of it is nobody else's on the host: a function may claim more
@@ -11,13 +12,14 @@
 //! the guest. Otherwise the BAR has its own size, and is trapped wherever it lies.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use pci::{BarIndex, BarKind};
+use pci::{BarIndex, BarKind, ConfigWrite, Register};
 
 use super::backend::{PAGE, RegionId, RegionInfo, VfioBackend};
 use super::capabilities::Snapshot;
 use super::msix::Msix;
+use super::quirks::{Quirk, Surroundings};
 use crate::bus::{FastPath, Mapping, Region};
 use crate::guest_error;
 
@@ -100,7 +102,22 @@ pub(super) struct BarRegion {
     /// Where the MSI-X table and the pending bits are, if in this BAR.
     table: Range<u64>,
     pending: Range<u64>,
+    quirks: Vec<Box<dyn Quirk>>,
+    /// The device that the BAR is of.
+    config: OnceLock<Weak<dyn GuestConfig>>,
     mappings: Mutex<Option<Vec<Direct>>>,
+}
+
+/// The guest's config space, for the doors to it that a BAR has.
+pub(super) trait GuestConfig: Send + Sync {
+    /// Reads a register.
+    fn read(&self, register: Register) -> u32;
+
+    /// Writes to a register, if that moves no BAR and resets nothing.
+    fn write(&self, write: ConfigWrite);
+
+    /// Where the MSI capability is.
+    fn msi(&self) -> Option<u16>;
 }
 
 /// A part of the BAR that is mapped.
@@ -114,6 +131,8 @@ struct Direct {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Owner {
     Device,
+    /// The quirk with this index.
+    Quirk(usize),
     Table,
     Pending,
     /// Beyond what the device has.
@@ -126,6 +145,7 @@ impl BarRegion {
         backend: Arc<dyn VfioBackend>,
         bar: Bar,
         msix: Option<Arc<Mutex<Msix>>>,
+        quirks: Vec<Box<dyn Quirk>>,
     ) -> Self {
         let (table, pending) = msix
             .as_ref()
@@ -141,8 +161,25 @@ impl BarRegion {
             msix,
             table,
             pending,
+            quirks,
+            config: OnceLock::new(),
             mappings: Mutex::new(None),
         }
+    }
+
+    /// The device that it belongs to, told once.
+    pub fn belongs_to(&self, device: Weak<dyn GuestConfig>) {
+        let _ = self.config.set(device);
+    }
+
+    /// The names of the doors in it.
+    pub fn quirks(&self) -> impl Iterator<Item = &'static str> {
+        self.quirks.iter().map(|quirk| quirk.name())
+    }
+
+    /// The device has been reset.
+    pub fn reset(&self) {
+        self.quirks.iter().for_each(|quirk| quirk.reset());
     }
 
     /// The parts that the guest may reach directly, mapped when first asked for. What cannot
@@ -163,7 +200,8 @@ impl BarRegion {
         if self.bar.is_io() || self.bar.size < PAGE {
             return Vec::new();
         }
-        let holes = [self.table.clone(), self.pending.clone()];
+        let mut holes = vec![self.table.clone(), self.pending.clone()];
+        holes.extend(self.quirks.iter().map(|quirk| quirk.range()));
         let areas = direct_areas(&self.bar.info, &holes).into_iter();
         areas
             .filter_map(|area| {
@@ -201,9 +239,15 @@ impl BarRegion {
         if offset >= size {
             return (Owner::Nobody, u64::MAX);
         }
-        let starts = [self.table.start, self.pending.start];
-        let next = starts.into_iter().filter(|&start| start > offset);
-        (Owner::Device, next.min().unwrap_or(size).min(size))
+        let doors = || self.quirks.iter().map(|quirk| quirk.range());
+        let starts = [self.table.start, self.pending.start].into_iter();
+        let next = starts.chain(doors().map(|door| door.start));
+        let next = next.filter(|&start| start > offset).min();
+        let next = next.unwrap_or(size).min(size);
+        match doors().enumerate().find(|(_, door)| door.contains(&offset)) {
+            Some((index, door)) => (Owner::Quirk(index), door.end.min(next)),
+            None => (Owner::Device, next),
+        }
     }
 
     /// Cuts an access by owners: for each, the range in the access.
@@ -230,18 +274,17 @@ impl BarRegion {
         Some(act(&mut msix))
     }
 
-    fn read_device(&self, offset: u64, data: &mut [u8]) {
-        let region = RegionId::Bar(self.bar.index);
-        if let Err(error) = self.backend.read(region, offset, data) {
-            // As a read that nobody answers.
-            data.fill(0xff);
-            guest_error!(device = &*self.name, bar = self.bar.index.0, offset, %error, "a read failed");
-        }
+    fn guest_config(&self) -> Option<Arc<dyn GuestConfig>> {
+        self.config.get()?.upgrade()
     }
 
     fn read_piece(&self, owner: Owner, offset: u64, data: &mut [u8]) {
         match owner {
             Owner::Device => self.read_device(offset, data),
+            Owner::Quirk(index) => match self.quirks.get(index) {
+                Some(quirk) => quirk.read(self, offset, data),
+                None => data.fill(0xff),
+            },
             Owner::Nobody => data.fill(0xff),
             Owner::Table => {
                 let offset = offset - self.table.start;
@@ -262,10 +305,10 @@ impl BarRegion {
 
     fn write_piece(&self, owner: Owner, offset: u64, data: &[u8]) {
         match owner {
-            Owner::Device => {
-                let region = RegionId::Bar(self.bar.index);
-                if let Err(error) = self.backend.write(region, offset, data) {
-                    guest_error!(device = &*self.name, bar = self.bar.index.0, offset, %error, "a write failed");
+            Owner::Device => self.write_device(offset, data),
+            Owner::Quirk(index) => {
+                if let Some(quirk) = self.quirks.get(index) {
+                    quirk.write(self, offset, data);
                 }
             }
             Owner::Table => {
@@ -274,6 +317,49 @@ impl BarRegion {
             }
             // The pending bits are read-only.
             Owner::Pending | Owner::Nobody => (),
+        }
+    }
+}
+
+impl Surroundings for BarRegion {
+    fn read_config(&self, register: Register) -> u32 {
+        self.guest_config()
+            .map_or(u32::MAX, |config| config.read(register))
+    }
+
+    fn write_config(&self, write: ConfigWrite) {
+        if let Some(config) = self.guest_config() {
+            config.write(write);
+        }
+    }
+
+    fn msi(&self) -> Option<u16> {
+        self.guest_config()?.msi()
+    }
+
+    fn read_msix_table(&self, offset: u64, data: &mut [u8]) -> bool {
+        self.with_msix(|msix| msix.read_table(offset, data))
+            .is_some()
+    }
+
+    fn write_msix_table(&self, offset: u64, data: &[u8]) -> bool {
+        self.with_msix(|msix| msix.write_table(offset, data))
+            .is_some()
+    }
+
+    fn read_device(&self, offset: u64, data: &mut [u8]) {
+        let region = RegionId::Bar(self.bar.index);
+        if let Err(error) = self.backend.read(region, offset, data) {
+            // As a read that nobody answers.
+            data.fill(0xff);
+            guest_error!(device = &*self.name, bar = self.bar.index.0, offset, %error, "a read failed");
+        }
+    }
+
+    fn write_device(&self, offset: u64, data: &[u8]) {
+        let region = RegionId::Bar(self.bar.index);
+        if let Err(error) = self.backend.write(region, offset, data) {
+            guest_error!(device = &*self.name, bar = self.bar.index.0, offset, %error, "a write failed");
         }
     }
 }

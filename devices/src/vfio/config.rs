@@ -17,6 +17,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 
 use pci::{
     BarError, BarIndex, BarKind, Capability, Changes, ClassCode, Command, ConfigSpace, ConfigWrite,
@@ -28,6 +29,7 @@ use super::bars::{self, Bar};
 use super::capabilities::{self, EXTENDED, FIRST, Found, Snapshot, id};
 use super::patch::{self, Patch, Source};
 use super::presentation::Presentation;
+use super::quirks::clique;
 use super::resizable::Resizable;
 use super::rom::{Identity, Rom, RomError};
 use super::rules::{self, Treatment};
@@ -54,6 +56,12 @@ pub enum ConfigError {
     /// The file with its option ROM is no good.
     #[error(transparent)]
     Rom(#[from] RomError),
+    /// A clique for something else than the one driver that looks for it.
+    #[error("clique= is for NVIDIA's display adapters only")]
+    NoCliques,
+    /// The clique's capability has no place.
+    #[error("clique= has no place in its config space: all that its driver looks at is taken")]
+    NoPlaceForClique,
 }
 
 /// The config space of an assigned device.
@@ -110,12 +118,12 @@ impl Config {
             bars: &bars,
             presentation,
         };
-        config.lay_capabilities(&real);
+        config.lay_capabilities(&real)?;
         config.lay_extended(&real);
         Ok((config, bars))
     }
 
-    fn lay_capabilities(&mut self, real: &Device<'_>) {
+    fn lay_capabilities(&mut self, real: &Device<'_>) -> Result<(), ConfigError> {
         let device = real.registers;
         let found = capabilities::capabilities(device);
         let mut kept = Vec::new();
@@ -124,6 +132,8 @@ impl Config {
                 kept.push(cap.offset);
             }
         }
+        let clique = self.lay_clique(real, &found)?;
+        kept.extend(clique);
         let links = kept.iter().skip(1).copied().chain([0]);
         for (&at, next) in kept.iter().zip(links) {
             self.space.define_bits(at, 0xff00, u32::from(next) << 8);
@@ -137,10 +147,38 @@ impl Config {
                 let len = length(device, cap).min(cap.room);
                 (cap.offset..cap.offset + len).contains(&at)
             };
-            if !found.iter().any(in_capability) {
+            let in_clique = clique.is_some_and(|c| (c..c + clique::LEN).contains(&at));
+            if !in_clique && !found.iter().any(in_capability) {
                 self.patches.insert(at, patch::device_specific(at));
             }
         }
+        Ok(())
+    }
+
+    /// Lays the capability of the clique that the device is in, unlinked, and says where.
+    fn lay_clique(
+        &mut self,
+        real: &Device<'_>,
+        found: &[Found],
+    ) -> Result<Option<u16>, ConfigError> {
+        let Some(clique) = real.presentation.clique else {
+            return Ok(None);
+        };
+        let device = real.registers;
+        if !clique::applies_to(device.u16(0x00), device.u8(0x0b)) {
+            return Err(ConfigError::NoCliques);
+        }
+        let is_free = |range: Range<u16>| {
+            let mut taken = found
+                .iter()
+                .map(|cap| cap.offset..cap.offset + extent(device, cap));
+            taken.all(|taken| taken.end <= range.start || range.end <= taken.start)
+        };
+        let at = clique::place(is_free).ok_or(ConfigError::NoPlaceForClique)?;
+        for (offset, dword) in (at..).step_by(4).zip(clique.dwords()) {
+            self.space.define(offset, dword, 0, 0);
+        }
+        Ok(Some(at))
     }
 
     /// Lays a capability in its place, unlinked; false if the guest is not to have it.
@@ -259,6 +297,31 @@ impl Config {
         }
         self.follow_command(backend);
         changes
+    }
+
+    /// The write would change what the function decodes, or reset it.
+    pub fn moves(&self, write: ConfigWrite) -> bool {
+        let moving = Changes::DECODE | Changes::POWER | Changes::FUNCTION_RESET;
+        let order = self.patches.get(&write.register().offset());
+        self.space.clone().write(write).intersects(moving)
+            || order.is_some_and(|patch| write.value() & patch.order != 0)
+            || self.resizable.controls(write.register())
+    }
+
+    /// Where the guest sees the capability with this ID.
+    pub fn find_capability(&self, id: u16) -> Option<u16> {
+        let mut at = u16::from(self.space.get_u8(POINTER));
+        // As many as there is room for.
+        for _ in 0..(EXTENDED - FIRST) / 4 {
+            if at < FIRST {
+                return None;
+            }
+            if u16::from(self.space.get_u8(at)) == id {
+                return Some(at);
+            }
+            at = u16::from(self.space.get_u8(at + 1));
+        }
+        None
     }
 
     /// Brings the device's Command register to what the guest's says. See the top of the
@@ -388,6 +451,20 @@ fn length(device: &Snapshot, cap: &Found) -> u16 {
             12 + 4 * u16::from(control.wide()) + 8 * u16::from(control.maskable())
         }
         _ => cap.room,
+    }
+}
+
+/// As [`length`], and also of the two that a GPU has before the place for its clique.
+fn extent(device: &Snapshot, cap: &Found) -> u16 {
+    const VENDOR: u16 = 0x09;
+    const EXPRESS: u16 = 0x10;
+    let third = device.u8(cap.offset + 2);
+    match cap.id {
+        // PCIe 6.0 §7.9.4: the third byte is the length of it all.
+        VENDOR => u16::from(third).clamp(4, cap.room),
+        // §7.5.3: the second version has all registers, whatever the function is.
+        EXPRESS if third & 0xf >= 2 => 0x3c.min(cap.room),
+        _ => length(device, cap).min(cap.room),
     }
 }
 

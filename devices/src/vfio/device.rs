@@ -10,7 +10,7 @@
 //! release every device, then drop the [`iommu::host::PinnedMemory`], then the devices. The
 //! kernel keeps the same order when this process dies.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use pci::{
     BarIndex, Bdf, Changes, ConfigSpaceState, ConfigWrite, Function, InterruptPin, Register, Window,
@@ -18,7 +18,7 @@ use pci::{
 use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::VfioBackend;
-use super::bars::BarRegion;
+use super::bars::{Bar, BarRegion, GuestConfig};
 use super::capabilities;
 use super::config::{Config, ConfigError};
 use super::events::Events;
@@ -26,10 +26,12 @@ use super::interrupts::Interrupts;
 use super::intx::IntxState;
 use super::msi;
 use super::presentation::Presentation;
+use super::quirks;
 use super::reset::{Company, Occasion, Outcome, Reset, Scope, Seat, Standing, reset, tell};
 use super::rom::{self, Rom};
 use super::vectors::VectorsState;
 use crate::bus::{FastPath, PciDevice, Region};
+use crate::guest_error;
 use crate::irq::{LevelInput, MsiRoutes};
 
 /// A device could not be assigned.
@@ -108,6 +110,9 @@ impl Held<'_> {
             refusals: Vec::new(),
         });
         self.state.config.reset(&*self.device.backend);
+        for (_, region) in &self.device.regions {
+            region.reset();
+        }
     }
 }
 
@@ -136,6 +141,8 @@ pub struct AssignedDeviceState {
     pub not_reset: Option<String>,
     /// Where it stands since.
     pub standing: Standing,
+    /// What is peculiar about it that is seen to.
+    pub quirks: Vec<&'static str>,
 }
 
 impl AssignedDevice {
@@ -167,14 +174,17 @@ impl AssignedDevice {
             }
         });
         let interrupts = Interrupts::new(&shared, &backend, &routes, &config.space);
+        let all = bars.clone();
         let regions = bars.into_iter().map(|bar| {
             let index = bar.index;
+            let doors = quirks::in_bar(&identity(&config, &all), index);
             let (name, backend) = (Arc::clone(&shared), Arc::clone(&backend));
-            let region = BarRegion::new(name, backend, bar, interrupts.msix());
+            let region = BarRegion::new(name, backend, bar, interrupts.msix(), doors);
             (index, Arc::new(region))
         });
+        let regions: Vec<_> = regions.collect();
         let device = Arc::new(Self {
-            regions: regions.collect(),
+            regions,
             rom: rom.map(Arc::new),
             state: Mutex::new(State {
                 config,
@@ -189,6 +199,10 @@ impl AssignedDevice {
             seat: Arc::clone(&seat),
         });
         seat.seat(&device);
+        for (_, region) in &device.regions {
+            let weak: Weak<Self> = Arc::downgrade(&device);
+            region.belongs_to(weak);
+        }
         Ok(device)
     }
 
@@ -255,6 +269,7 @@ impl AssignedDevice {
             last_reset: state.resets.last.clone(),
             not_reset: state.resets.complaint.clone(),
             standing: state.resets.standing,
+            quirks: self.regions.iter().flat_map(|(_, r)| r.quirks()).collect(),
         }
     }
 
@@ -301,6 +316,7 @@ impl AssignedDevice {
             tell(&self.name, occasion, &outcome);
             if outcome.reset.is_some() {
                 state.config.reset(&*self.backend);
+                self.regions.iter().for_each(|(_, region)| region.reset());
             }
             state.resets.note(outcome);
         }
@@ -312,6 +328,40 @@ impl AssignedDevice {
     fn bar(&self, bar: BarIndex) -> Option<&Arc<BarRegion>> {
         let found = self.regions.iter().find(|(index, _)| *index == bar);
         found.map(|(_, region)| region)
+    }
+}
+
+impl GuestConfig for AssignedDevice {
+    fn read(&self, register: Register) -> u32 {
+        self.read_config(register)
+    }
+
+    fn write(&self, write: ConfigWrite) {
+        // The machine hears of what config cycles change, and of nothing else.
+        if self.lock().config.moves(write) {
+            let register = write.register().offset();
+            guest_error!(
+                device = &*self.name,
+                register,
+                "a write through a BAR was dropped"
+            );
+            return;
+        }
+        self.write_config(write);
+    }
+
+    fn msi(&self) -> Option<u16> {
+        self.lock().config.find_capability(capabilities::id::MSI)
+    }
+}
+
+/// What quirks are chosen by.
+fn identity<'a>(config: &Config, bars: &'a [Bar]) -> quirks::Identity<'a> {
+    quirks::Identity {
+        vendor: config.space.get_u16(0x00),
+        device: config.space.get_u16(0x02),
+        class: config.space.get_u16(0x0a),
+        bars,
     }
 }
 

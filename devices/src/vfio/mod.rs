@@ -7,13 +7,14 @@
 //! - `rom`: the option ROM;
 //! - `presentation`: what the operator may say about all that;
 //! - `bars`: which parts of the BARs are mapped and which trapped;
+//! - `quirks`: doors in the BARs of particular devices;
 //! - `interrupts`: which kind of interrupts the device uses; `intx`; and `vectors`, from the
 //!   device's vectors to routes, with `msi` and `msix` on top;
 //! - `events`: errors, and the host's wish to have the device back;
 //! - `reset`: when and how the device is reset, alone or with what shares its bus;
 //! - `device`: [`AssignedDevice`], which is all of it.
 //!
-//! Left out, for now: unplugging, quirks of particular devices.
+//! Left out, for now: unplugging.
 
 pub mod backend;
 mod bars;
@@ -30,6 +31,7 @@ mod msi;
 mod msix;
 mod patch;
 mod presentation;
+mod quirks;
 mod reset;
 mod resizable;
 mod rom;
@@ -43,6 +45,7 @@ pub use device::{AssignError, AssignedDevice, AssignedDeviceState};
 pub use intx::IntxState;
 pub use kernel::{KernelDevice, OpenError};
 pub use presentation::{Presentation, RomSource};
+pub use quirks::clique::{Clique, NoClique};
 pub use reset::{Reset, ResetSet, Seat, Standing};
 pub use rom::{Flaw, RomError};
 pub use rules::{CapabilityName, UnknownCapability};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::quirks::clique::Clique;
 use super::rules::{CapabilityName, Rule};
 
 /// How a device is shown: by default, as wholly and directly as can be.
@@ -13,6 +14,8 @@ pub struct Presentation {
     pub no_mmap: bool,
     /// Capabilities that the guest does not see.
     pub hide: Vec<CapabilityName>,
+    /// The GPUDirect clique that it is in.
+    pub clique: Option<Clique>,
 }
 
 /// Where a device's option ROM comes from.

@@ -89,6 +89,11 @@ impl Resizable {
         Some(resizable)
     }
 
+    /// The register is a control register.
+    pub fn controls(&self, register: Register) -> bool {
+        self.bars.iter().any(|bar| bar.control == register)
+    }
+
     /// Follows a write to a control register; true if a BAR's size changed. A size that is
     /// not supported is not taken.
     pub fn follow(&mut self, space: &mut ConfigSpace, written: Register) -> bool {

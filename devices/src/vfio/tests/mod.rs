@@ -9,6 +9,7 @@ mod intx;
 mod lifecycle;
 mod memory;
 mod presentation;
+mod quirks;
 mod reset;
 mod resizable;
 
