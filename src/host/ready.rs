@@ -299,6 +299,12 @@ impl Host {
         Ok(assignable)
     }
 
+    /// As [`Self::check_assignable`], without a look at device nodes: for a caller that has
+    /// not chosen one of VFIO's interfaces yet.
+    pub fn check_free(&self, address: HostBdf) -> Result<Assignable, AssignError> {
+        self.free(address, &self.openers())
+    }
+
     fn free(&self, address: HostBdf, openers: &Openers) -> Result<Assignable, AssignError> {
         let (function, number) = self.grouped(address)?;
         let group = self.group(number);
