@@ -7,8 +7,16 @@ pub const HOST_MEMORY_MIB: u32 = 4096;
 pub const PHYSICAL_FUNCTION: &str = "0000:01:00.0";
 /// Its two virtual functions.
 pub const VIRTUAL_FUNCTIONS: [&str; 2] = ["0000:01:10.0", "0000:01:10.2"];
-/// The MAC addresses the host gives them.
-pub const VIRTUAL_FUNCTION_MACS: [&str; 2] = ["02:00:00:5c:00:10", "02:00:00:5c:00:11"];
+/// The MAC addresses the host gives virtual functions.
+pub const VIRTUAL_FUNCTION_MACS: [&str; 7] = [
+    "02:00:00:5c:00:10",
+    "02:00:00:5c:00:11",
+    "02:00:00:5c:00:12",
+    "02:00:00:5c:00:13",
+    "02:00:00:5c:00:14",
+    "02:00:00:5c:00:15",
+    "02:00:00:5c:00:16",
+];
 /// The NVMe controller.
 pub const NVME: &str = "0000:02:00.0";
 /// Bytes on the NVMe controller's only namespace.
@@ -42,3 +50,7 @@ pub const TAP_GUEST_ADDRESS: &str = "10.20.0.2";
 pub const E1000E_PEER: &str = "10.0.2.2";
 /// What a guest that owns [`E1000E`] calls itself.
 pub const E1000E_GUEST_ADDRESS: &str = "10.0.2.15";
+/// Who answers pings on the wire of [`PHYSICAL_FUNCTION`], the same on another user network.
+pub const PF_PEER: &str = E1000E_PEER;
+/// What a guest that owns [`PHYSICAL_FUNCTION`] calls itself.
+pub const PF_GUEST_ADDRESS: &str = E1000E_GUEST_ADDRESS;

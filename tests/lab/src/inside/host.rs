@@ -14,11 +14,30 @@ use std::time::Duration;
 /// Loads the drivers, makes two virtual functions and the networks, and gives what can be assigned to vfio-pci.
 pub fn set_up() -> Result<()> {
     load_drivers()?;
-    make_virtual_functions()?;
-    for address in VIRTUAL_FUNCTIONS.iter().chain(&[NVME, E1000E]) {
+    ip("link set lo up")?;
+    bring_up_physical_function()?;
+    make_virtual_functions(&VIRTUAL_FUNCTIONS)?;
+    for address in [NVME, E1000E] {
         sysfs::bind(address, "vfio-pci")?;
     }
     make_networks()
+}
+
+/// Lets the work have the physical function, bound to vfio-pci and without virtual functions.
+pub fn with_physical_function(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    unmake_virtual_functions()?;
+    let outcome = sysfs::bind(PHYSICAL_FUNCTION, "vfio-pci").and_then(|()| work());
+    sysfs::bind(PHYSICAL_FUNCTION, "igb")?;
+    bring_up_physical_function()?;
+    make_virtual_functions(&VIRTUAL_FUNCTIONS)?;
+    outcome
+}
+
+/// Lets the work have a device that no driver of the host's drives, bound to vfio-pci.
+pub fn with_device(address: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let outcome = sysfs::bind(address, "vfio-pci").and_then(|()| work());
+    sysfs::unbind(address)?;
+    outcome
 }
 
 fn load_drivers() -> Result<()> {
@@ -28,10 +47,9 @@ fn load_drivers() -> Result<()> {
     )
 }
 
-/// Brings the physical function up before any VF driver may load, and gives each VF a lasting MAC address.
-fn make_virtual_functions() -> Result<()> {
+/// It must be up before any VF driver may load.
+fn bring_up_physical_function() -> Result<()> {
     let interface = sysfs::interface(PHYSICAL_FUNCTION)?;
-    ip("link set lo up")?;
     ip(&format!("addr add {PF_ADDRESS}/24 dev {interface}"))?;
     ip(&format!("link set {interface} up"))?;
     let carrier = format!("/sys/class/net/{interface}/carrier");
@@ -39,18 +57,25 @@ fn make_virtual_functions() -> Result<()> {
         "carrier on the physical function",
         Duration::from_secs(20),
         || fs::read_to_string(&carrier).is_ok_and(|state| state.trim() == "1"),
-    )?;
+    )
+}
+
+/// Makes as many, gives each a lasting MAC address, and binds it to vfio-pci.
+fn make_virtual_functions(addresses: &[&str]) -> Result<()> {
+    let interface = sysfs::interface(PHYSICAL_FUNCTION)?;
     let device = sysfs::device(PHYSICAL_FUNCTION);
     // Else the host's own igbvf would take them.
     sysfs::write(device.join("sriov_drivers_autoprobe"), "0")?;
-    sysfs::write(
-        device.join("sriov_numvfs"),
-        &VIRTUAL_FUNCTIONS.len().to_string(),
-    )?;
-    for (number, mac) in VIRTUAL_FUNCTION_MACS.iter().enumerate() {
+    sysfs::write(device.join("sriov_numvfs"), &addresses.len().to_string())?;
+    for (number, (address, mac)) in addresses.iter().zip(VIRTUAL_FUNCTION_MACS).enumerate() {
         ip(&format!("link set {interface} vf {number} mac {mac}"))?;
+        sysfs::bind(address, "vfio-pci")?;
     }
     Ok(())
+}
+
+fn unmake_virtual_functions() -> Result<()> {
+    sysfs::write(sysfs::device(PHYSICAL_FUNCTION).join("sriov_numvfs"), "0")
 }
 
 fn make_networks() -> Result<()> {

@@ -43,6 +43,13 @@ pub fn network_up(guest: &mut Guest, driver: &str, address: &str) -> Result<Stri
     Ok(interface)
 }
 
+/// Takes all its devices from a driver, which must be loaded, and gives them back.
+pub fn rebind(guest: &mut Guest, driver: &str) -> Result<()> {
+    guest.sh(&format!(
+        "cd /sys/bus/pci/drivers/{driver} && for device in 0000:*; do echo $device >unbind && [ ! -e $device ] && echo $device >bind || break; done; [ -e $device ] && cd /"
+    )).map(drop)
+}
+
 /// Pings until `count` requests have been sent; all must be answered.
 pub fn ping_all(guest: &mut Guest, count: u32, interval: f32, to: &str) -> Result<Pings> {
     let command = format!("ping -q -c {count} -i {interval} -W 3 {to}");
@@ -67,6 +74,27 @@ pub fn ide_up(guest: &mut Guest) -> Result<()> {
 /// Waits for a block device to show up.
 pub fn wait_for_block_device(guest: &mut Guest, name: &str) -> Result<()> {
     guest.sh(&format!("n=0; until [ -b /dev/{name} ]; do n=$((n+1)); [ $n -lt 150 ] || break; sleep 0.1; done; [ -b /dev/{name} ]")).map(drop)
+}
+
+/// Writes 8 MiB of random bytes to the start of a block device, past the page cache, and reads them back.
+pub fn copy_through_block_device(guest: &mut Guest, name: &str) -> Result<()> {
+    const PATIENCE: Duration = Duration::from_secs(90);
+    guest.sh("dd if=/dev/urandom of=/tmp/given bs=64k count=128 2>&1")?;
+    let given = sha256_in_guest(guest, "/tmp/given")?;
+    guest.sh_within(
+        &format!("dd if=/tmp/given of=/dev/{name} bs=64k oflag=direct 2>&1 && sync"),
+        PATIENCE,
+    )?;
+    guest.sh_within(
+        &format!("dd if=/dev/{name} of=/tmp/taken bs=64k count=128 iflag=direct 2>&1"),
+        PATIENCE,
+    )?;
+    let taken = sha256_in_guest(guest, "/tmp/taken")?;
+    if given == taken {
+        Ok(())
+    } else {
+        fail(format!("{name}: wrote {given}, read {taken}"))
+    }
 }
 
 /// The SHA-256 of a file in the guest.

@@ -72,6 +72,14 @@ impl GuestSpec {
             serial: None,
         }
     }
+
+    /// A guest that owns some of the host's devices.
+    pub fn owning(assign: &[&'static str], cpus: u32) -> Self {
+        Self {
+            assign: assign.to_vec(),
+            ..Self::new(cpus)
+        }
+    }
 }
 
 impl Vmm {

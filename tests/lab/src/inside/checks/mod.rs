@@ -4,13 +4,16 @@ mod assignment;
 mod budgets;
 mod config_space;
 mod disk;
+mod drivers;
 mod host_view;
 mod interrupts;
 mod lifecycle;
 mod network;
 mod operator;
 mod platform;
+mod rebalance;
 mod reset;
+mod restarts;
 
 use super::rig::{Fixture, Rig};
 use crate::error::Result;
@@ -42,6 +45,9 @@ pub fn all() -> Vec<Check> {
         interrupts::CHECKS,
         config_space::CHECKS,
         reset::CHECKS,
+        drivers::CHECKS,
+        restarts::CHECKS,
+        rebalance::CHECKS,
         lifecycle::CHECKS,
         operator::CHECKS,
         host_view::CHECKS,
