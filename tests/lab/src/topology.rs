@@ -7,6 +7,16 @@ pub const HOST_MEMORY_MIB: u32 = 4096;
 pub const PHYSICAL_FUNCTION: &str = "0000:01:00.0";
 /// Its two virtual functions.
 pub const VIRTUAL_FUNCTIONS: [&str; 2] = ["0000:01:10.0", "0000:01:10.2"];
+/// All the virtual functions the NIC can have, for the tests that want every one.
+pub const ALL_VIRTUAL_FUNCTIONS: [&str; 7] = [
+    "0000:01:10.0",
+    "0000:01:10.2",
+    "0000:01:10.4",
+    "0000:01:10.6",
+    "0000:01:11.0",
+    "0000:01:11.2",
+    "0000:01:11.4",
+];
 /// The MAC addresses the host gives virtual functions.
 pub const VIRTUAL_FUNCTION_MACS: [&str; 7] = [
     "02:00:00:5c:00:10",

@@ -87,8 +87,13 @@ impl Guest {
 
     /// Waits for the guest's shell, as after a start or a reboot.
     pub fn wait_ready(&mut self) -> Result<()> {
+        self.wait_ready_within(BOOT_PATIENCE)
+    }
+
+    /// Waits for the shell of a guest that has reason to be slow.
+    pub fn wait_ready_within(&mut self, patience: Duration) -> Result<()> {
         let start = Instant::now();
-        self.wait_for_line("the guest's shell", BOOT_PATIENCE, |line| {
+        self.wait_for_line("the guest's shell", patience, |line| {
             line.starts_with("@@ready").then_some(())
         })?;
         self.boot_time = start.elapsed();

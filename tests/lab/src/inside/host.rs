@@ -4,8 +4,8 @@ use super::sysfs;
 use crate::error::Result;
 use crate::process::output_of;
 use crate::topology::{
-    E1000E, NVME, PF_ADDRESS, PHYSICAL_FUNCTION, TAP, TAP_ADDRESS, UPLINK_ADDRESS, UPLINK_ROUTER,
-    VIRTUAL_FUNCTION_MACS, VIRTUAL_FUNCTIONS,
+    ALL_VIRTUAL_FUNCTIONS, E1000E, NVME, PF_ADDRESS, PHYSICAL_FUNCTION, TAP, TAP_ADDRESS,
+    UPLINK_ADDRESS, UPLINK_ROUTER, VIRTUAL_FUNCTION_MACS, VIRTUAL_FUNCTIONS,
 };
 use std::fs;
 use std::process::Command;
@@ -29,6 +29,15 @@ pub fn with_physical_function(work: impl FnOnce() -> Result<()>) -> Result<()> {
     let outcome = sysfs::bind(PHYSICAL_FUNCTION, "vfio-pci").and_then(|()| work());
     sysfs::bind(PHYSICAL_FUNCTION, "igb")?;
     bring_up_physical_function()?;
+    make_virtual_functions(&VIRTUAL_FUNCTIONS)?;
+    outcome
+}
+
+/// Lets the work have all the virtual functions there can be, bound to vfio-pci.
+pub fn with_all_virtual_functions(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    unmake_virtual_functions()?;
+    let outcome = make_virtual_functions(&ALL_VIRTUAL_FUNCTIONS).and_then(|()| work());
+    unmake_virtual_functions()?;
     make_virtual_functions(&VIRTUAL_FUNCTIONS)?;
     outcome
 }

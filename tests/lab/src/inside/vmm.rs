@@ -37,6 +37,8 @@ pub struct GuestSpec {
     pub memory: &'static str,
     /// What the kernel command line says besides the console.
     pub extra_cmdline: &'static str,
+    /// Another initrd than the lab's own.
+    pub initrd: Option<PathBuf>,
     /// IDE disk.
     pub disk: Option<Disk>,
     /// ISO image.
@@ -63,6 +65,7 @@ impl GuestSpec {
             cpus,
             memory: "512M",
             extra_cmdline: "",
+            initrd: None,
             disk: None,
             cdrom: None,
             network: None,
@@ -94,8 +97,9 @@ impl Vmm {
             Self::Sluice => ("--kernel", "--initrd", "--cmdline"),
             Self::Qemu => ("-kernel", "-initrd", "-append"),
         };
-        command.arg(kernel).arg(from_environment("GUEST_KERNEL"));
-        command.arg(initrd).arg(from_environment("GUEST_INITRD"));
+        command.arg(kernel).arg(self::kernel());
+        let image = guest.initrd.clone().unwrap_or_else(own_initrd);
+        command.arg(initrd).arg(image);
         command.args([append, cmdline.trim()]);
         command
     }
@@ -112,6 +116,16 @@ impl Vmm {
 /// The workspace's own program.
 pub fn sluice_program() -> PathBuf {
     from_environment("SLUICE")
+}
+
+/// The kernel all guests run.
+pub fn kernel() -> PathBuf {
+    from_environment("GUEST_KERNEL")
+}
+
+/// The lab's own initrd.
+pub fn own_initrd() -> PathBuf {
+    from_environment("GUEST_INITRD")
 }
 
 fn from_environment(name: &str) -> PathBuf {

@@ -14,6 +14,7 @@ mod platform;
 mod rebalance;
 mod reset;
 mod restarts;
+mod virtual_functions;
 
 use super::rig::{Fixture, Rig};
 use crate::error::Result;
@@ -48,6 +49,7 @@ pub fn all() -> Vec<Check> {
         drivers::CHECKS,
         restarts::CHECKS,
         rebalance::CHECKS,
+        virtual_functions::CHECKS,
         lifecycle::CHECKS,
         operator::CHECKS,
         host_view::CHECKS,

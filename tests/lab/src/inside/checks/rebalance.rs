@@ -1,4 +1,4 @@
-//! Guests that put BARs elsewhere.
+//! Guests that put BARs elsewhere, while the device decodes them and after it was away.
 
 use super::Check;
 use crate::error::{Result, fail};
@@ -9,13 +9,24 @@ use crate::inside::vmm::GuestSpec;
 use crate::topology::{PF_ADDRESS, VF_GUEST_ADDRESS, VIRTUAL_FUNCTIONS};
 use std::collections::BTreeSet;
 
-pub const CHECKS: &[Check] = &[Check {
-    name: "bars-are-placed-anew-at-boot",
-    cpus: &[2],
-    limit: 180,
-    fixture: None,
-    run: at_boot,
-}];
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "bars-are-placed-anew-at-boot",
+        cpus: &[2],
+        limit: 180,
+        fixture: None,
+        run: at_boot,
+    },
+    Check {
+        name: "bars-move-through-ten-rescans",
+        cpus: &[1, 2],
+        limit: 240,
+        fixture: None,
+        run: rescans,
+    },
+];
+
+const TIMES: u32 = 10;
 
 /// The kernel finds every BAR placed; an alignment none of them has makes it place them again, and widen the bridge's
 /// window for them.
@@ -35,6 +46,28 @@ fn at_boot(rig: &mut Rig, cpus: u32) -> Result<()> {
         return fail(format!("the BARs have not moved: {seen:?}"));
     }
     Ok(())
+}
+
+/// Taken away and found again through sysfs, asked for at another alignment each time.
+fn rescans(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let mut guest = rig.boot(&GuestSpec::owning(&VIRTUAL_FUNCTIONS[..1], cpus))?;
+    guest.sh("modprobe igbvf")?;
+    guest.sh("device=$(basename /sys/bus/pci/drivers/igbvf/0000:*)")?;
+    let mut seen = BTreeSet::from([bars(&mut guest)?]);
+    for time in 1..=TIMES {
+        let order = if time % 2 == 0 { 14 } else { 17 };
+        guest.sh(&format!(
+            "echo {order}@pci:8086:10ca >/sys/bus/pci/resource_alignment"
+        ))?;
+        guest.sh("echo 1 >/sys/bus/pci/devices/$device/remove")?;
+        guest.sh("[ ! -e /sys/bus/pci/devices/$device ] && echo 1 >/sys/bus/pci/rescan")?;
+        seen.insert(bars(&mut guest)?);
+        expect_pings(&mut guest).or_else(|error| fail(format!("time {time}: {error}")))?;
+    }
+    if seen.len() < 2 {
+        return fail(format!("the BARs have not moved: {seen:?}"));
+    }
+    expect_success(guest.power_off()?)
 }
 
 /// Where the virtual function's BARs are.

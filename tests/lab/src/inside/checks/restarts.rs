@@ -1,22 +1,43 @@
-//! What is assigned goes on working however often its driver begins again.
+//! What is assigned goes on working however often its driver, the kernel or the whole guest begins again.
 
 use super::Check;
-use crate::error::{Result, fail};
+use crate::cpio::Archive;
+use crate::error::{Context, Result, fail};
 use crate::inside::guest::{Guest, expect_success};
 use crate::inside::linux::{network_up, ping_all, rebind, sha256_in_guest, wait_for_block_device};
 use crate::inside::rig::Rig;
-use crate::inside::vmm::GuestSpec;
+use crate::inside::vmm::{self, GuestSpec};
 use crate::topology::{NVME, PF_ADDRESS, VF_GUEST_ADDRESS, VIRTUAL_FUNCTIONS};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
 
-pub const CHECKS: &[Check] = &[Check {
-    name: "drivers-bind-again-ten-times",
-    cpus: &[1, 2],
-    limit: 240,
-    fixture: None,
-    run: drivers,
-}];
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "drivers-bind-again-ten-times",
+        cpus: &[1, 2],
+        limit: 240,
+        fixture: None,
+        run: drivers,
+    },
+    Check {
+        name: "guest-reboots-ten-times",
+        cpus: &[1, 2],
+        limit: 600,
+        fixture: None,
+        run: reboots,
+    },
+    Check {
+        name: "guest-kexecs-ten-times",
+        cpus: &[1, 2],
+        limit: 600,
+        fixture: None,
+        run: kexecs,
+    },
+];
 
 const TIMES: u32 = 10;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A guest with a virtual function and an NVMe disk, the start of which it knows.
 struct Owner {
@@ -91,6 +112,69 @@ fn drivers(rig: &mut Rig, cpus: u32) -> Result<()> {
         counted(time, again())?;
     }
     owner.finish()
+}
+
+fn reboots(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let mut owner = Owner::boot(rig, GuestSpec::new(cpus))?;
+    for time in 1..=TIMES {
+        let mut again = || {
+            owner.guest.sh("touch /tmp/before")?;
+            owner.guest.type_command("reboot -f")?;
+            owner.guest.wait_ready()?;
+            if owner.guest.ask("test -e /tmp/before", PATIENCE)?.status == 0 {
+                return fail("the guest did not start over");
+            }
+            owner.load_drivers()?;
+            owner.expect_both_work()
+        };
+        counted(time, again())?;
+    }
+    owner.finish()
+}
+
+/// No reset comes between the kernels: the next finds the devices as the last has left them. Each is told its number,
+/// which a reset would lose.
+fn kexecs(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = GuestSpec {
+        initrd: Some(initrd_with_kernel(rig)?),
+        extra_cmdline: "retain_initrd",
+        ..GuestSpec::new(cpus)
+    };
+    let mut owner = Owner::boot(rig, spec)?;
+    for time in 1..=TIMES {
+        let mut again = || {
+            owner.guest.type_command(&format!(
+                "lab agent kexec {KERNEL_IN_GUEST} {INITRD_IN_GUEST} \"$(sed 's/ kernel=.*//' /proc/cmdline) kernel={time}\""
+            ))?;
+            owner.guest.wait_ready()?;
+            owner
+                .guest
+                .sh(&format!("grep -qw kernel={time} /proc/cmdline"))?;
+            owner.load_drivers()?;
+            owner.expect_both_work()
+        };
+        counted(time, again())?;
+    }
+    owner.finish()
+}
+
+const KERNEL_IN_GUEST: &str = "/kernel";
+/// Where a kernel started with `retain_initrd` shows what it was given.
+const INITRD_IN_GUEST: &str = "/sys/firmware/initrd";
+
+/// The lab's initrd, with the kernel in it for the guest to start. Archives may follow one another.
+fn initrd_with_kernel(rig: &Rig) -> Result<PathBuf> {
+    let (own, kernel) = (vmm::own_initrd(), vmm::kernel());
+    let path = rig.file("initrd-with-kernel.img");
+    let mut archive = Archive::new(fs::read(&own).path(&own)?);
+    archive
+        .file(
+            KERNEL_IN_GUEST.trim_start_matches('/'),
+            &fs::read(&kernel).path(&kernel)?,
+        )
+        .path(&path)?;
+    fs::write(&path, archive.finish().path(&path)?).path(&path)?;
+    Ok(path)
 }
 
 /// Says at which time it failed.

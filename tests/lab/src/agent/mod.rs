@@ -1,0 +1,70 @@
+//! The part of the lab that runs in the guest: what busybox has no tool for.
+
+mod kexec;
+mod network;
+
+use crate::error::Result;
+use clap::Subcommand;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// A task in the guest. Those of the network print a number of bytes or packets and the seconds they took.
+#[derive(Subcommand)]
+pub enum Agent {
+    /// Send datagrams as fast as the system takes them
+    UdpSend {
+        /// To whom
+        to: SocketAddr,
+        /// How many
+        count: u32,
+        /// Bytes in each
+        size: usize,
+    },
+    /// Receive datagrams until none has come for a second
+    UdpReceive {
+        /// Where to listen
+        at: SocketAddr,
+    },
+    /// Connect and send
+    TcpSend {
+        /// To whom
+        to: SocketAddr,
+        /// How many bytes
+        bytes: u64,
+    },
+    /// Connect and receive all there is
+    TcpReceive {
+        /// From whom
+        from: SocketAddr,
+    },
+    /// Go over to another kernel without a reset
+    Kexec {
+        /// Its image
+        kernel: PathBuf,
+        /// Its initrd
+        initrd: PathBuf,
+        /// Its command line
+        cmdline: String,
+    },
+}
+
+/// Does one task.
+pub fn main(task: &Agent) -> Result<()> {
+    let start = Instant::now();
+    let (amount, seconds) = match task {
+        Agent::UdpSend { to, count, size } => {
+            (network::udp_send(*to, *count, *size)?, start.elapsed())
+        }
+        Agent::UdpReceive { at } => network::udp_receive(*at)?,
+        Agent::TcpSend { to, bytes } => (network::tcp_send(*to, *bytes)?, start.elapsed()),
+        Agent::TcpReceive { from } => (network::tcp_receive(*from)?, start.elapsed()),
+        Agent::Kexec {
+            kernel,
+            initrd,
+            cmdline,
+        } => return kexec::start(kernel, initrd, cmdline),
+    };
+    println!("{amount} {}", seconds.as_secs_f64());
+    Ok(())
+}
