@@ -1,5 +1,6 @@
 //! `sluice bind` and `sluice release`.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
@@ -52,7 +53,7 @@ pub fn release(flags: &Release) -> Result<String, BindError> {
 
 fn tell_bound(all: &[Bound]) -> String {
     let mut text = String::new();
-    for Bound { before, group } in all {
+    for Bound { before, .. } in all {
         let what = match before.driver.as_deref() {
             Some("vfio-pci") => "was bound to vfio-pci already".to_owned(),
             Some(driver) if driver.contains("vfio") => {
@@ -62,17 +63,19 @@ fn tell_bound(all: &[Bound]) -> String {
             None => "bound to vfio-pci, had no driver".to_owned(),
         };
         let _ = writeln!(text, "{before}: {what}");
-        let is_told = |member: &&Member| match member {
-            Member::Pci(other) => !all
-                .iter()
-                .any(|bound| bound.before.address == other.address),
-            Member::Other { .. } => true,
-        };
-        for member in group.members.iter().filter(is_told) {
-            let number = group.number;
+    }
+    let is_bound = |member: &&Member| match member {
+        Member::Pci(other) => all
+            .iter()
+            .any(|bound| bound.before.address == other.address),
+        Member::Other { .. } => false,
+    };
+    let groups: BTreeMap<_, _> = all.iter().map(|b| (b.group.number, &b.group)).collect();
+    for (number, group) in groups {
+        for member in group.members.iter().filter(|member| !is_bound(member)) {
             let _ = writeln!(
                 text,
-                "  IOMMU group {number} also has {member}, which may stay as it is"
+                "IOMMU group {number} also has {member}, which may stay as it is"
             );
         }
     }
@@ -87,5 +90,42 @@ fn tell_released(released: &Released) -> String {
         Some(driver) => format!("{before}: was with {driver} already\n"),
         None if changed => format!("{before}: has no driver now\n"),
         None => format!("{before}: had no driver already\n"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::golden::assert_golden;
+    use crate::host::fake_kernel::FakeKernel;
+    use crate::host::fake_tree::FakeFunction;
+
+    #[test]
+    fn tells_what_was_bound_and_what_else_is_in_its_group() {
+        let kernel = FakeKernel::new();
+        let function = |address, class, driver| FakeFunction {
+            class,
+            driver,
+            group: Some(7),
+            ..FakeFunction::at(address)
+        };
+        kernel
+            .tree
+            .add(&function("0000:00:1c.0", 0x06_0400, Some("pcieport")))
+            .add(&function("0000:03:00.0", 0x02_0000, Some("igbvf")))
+            .add(&function("0000:03:00.1", 0x02_0000, None))
+            .add(&function("0000:03:00.2", 0x02_0000, None));
+        let both = ["0000:03:00.0", "0000:03:00.1"].map(|address| address.parse().unwrap());
+        let changes = Changes::begin(&kernel.host(), kernel.clone()).unwrap();
+        let mut text = String::new();
+        for _ in 0..2 {
+            text += &tell_bound(&changes.bind(&both, false).unwrap());
+            text += "\n";
+        }
+        for _ in 0..2 {
+            text.extend(changes.release(&both).unwrap().iter().map(tell_released));
+            text += "\n";
+        }
+        assert_golden("bind.txt", &text);
     }
 }

@@ -10,7 +10,7 @@ use super::CliError;
 use super::flags::read;
 use crate::config::NumberedVf;
 use crate::host::{
-    Changes, Host, Link, PhysicalFunction, SriovError, ThisKernel, VfReport, VfSettings,
+    Changes, Host, Kernel, Link, PhysicalFunction, SriovError, ThisKernel, VfReport, VfSettings,
 };
 
 pub(super) const AFTER_SRIOV: &str = "\
@@ -60,8 +60,16 @@ impl Sriov {
 
 /// Makes, changes or removes VFs as the flags say, and shows what there is then.
 pub fn sriov(flags: &Sriov, vfs: &[NumberedVf]) -> Result<String, SriovError> {
-    let host = Host::this_machine();
-    let changes = Changes::begin(&host, Arc::new(ThisKernel))?;
+    sriov_on(&Host::this_machine(), Arc::new(ThisKernel), flags, vfs)
+}
+
+fn sriov_on(
+    host: &Host,
+    kernel: Arc<dyn Kernel>,
+    flags: &Sriov,
+    vfs: &[NumberedVf],
+) -> Result<String, SriovError> {
+    let changes = Changes::begin(host, kernel)?;
     if flags.vfs.is_some() || !vfs.is_empty() {
         let settings: Vec<_> = vfs.iter().map(|vf| (vf.number, vf.settings)).collect();
         changes.set_vfs(flags.pf, flags.vfs, &settings)?;
@@ -162,4 +170,44 @@ fn row(number: usize, vf: &VfReport) -> [String; 11] {
         or_none(link),
         or_none(vf.in_use.as_ref()),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::golden::assert_golden;
+    use crate::host::fake_kernel::{FakeKernel, PF, vf};
+
+    #[test]
+    fn shows_what_there_is() {
+        let kernel = FakeKernel::with_pf();
+        let show = |flags: &Sriov| {
+            let vfs = flags.settings().unwrap();
+            sriov_on(&kernel.host(), kernel.clone(), flags, &vfs).unwrap()
+        };
+        let mut flags = Sriov {
+            pf: PF.parse().unwrap(),
+            action: Some(SriovAction::Show),
+            vfs: None,
+            vf: Vec::new(),
+        };
+        let mut text = show(&flags);
+        flags.vfs = Some(3);
+        flags.vf = vec![
+            "0,mac=02:00:00:00:00:01,vlan=100,rate=200".into(),
+            "2,trust=on,spoofcheck=off,link=disable".into(),
+        ];
+        text += "\n";
+        text += &show(&flags);
+        kernel.tree.bind(&vf(0), "vfio-pci");
+        kernel
+            .tree
+            .write("proc/812/comm", "sluice\n")
+            .link("proc/812/fd/9", "dev/vfio/40");
+        flags.vfs = None;
+        flags.vf.clear();
+        text += "\n";
+        text += &show(&flags);
+        assert_golden("sriov.txt", &text);
+    }
 }

@@ -151,16 +151,6 @@ impl Changes<'_> {
             before: (*function).clone(),
             group,
         };
-        if bound.was_bound() {
-            return Ok(bound);
-        }
-        let vfs = self.host.vf_count(address).map_err(sysfs)?;
-        if vfs > 0 {
-            return Err(BindError::HasVfs {
-                pf: function,
-                count: vfs,
-            });
-        }
         let is_named = |member: &&Member| matches!(member, Member::Pci(function) if together.contains(&function.address));
         let members = bound.group.members.iter();
         let companions: Vec<_> = members
@@ -172,6 +162,16 @@ impl Changes<'_> {
                 function,
                 group: number,
                 companions,
+            });
+        }
+        if bound.was_bound() {
+            return Ok(bound);
+        }
+        let vfs = self.host.vf_count(address).map_err(sysfs)?;
+        if vfs > 0 {
+            return Err(BindError::HasVfs {
+                pf: function,
+                count: vfs,
             });
         }
         let uses = self.host.uses(&function).map_err(sysfs)?;

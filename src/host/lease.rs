@@ -114,7 +114,8 @@ impl Changes<'_> {
             physical = self.host.physical_function(pf)?;
         } else {
             physical.check(physical.made(), &settings)?;
-            self.bring_up(attempt, &physical).map_err(changed)?;
+            self.take_up(attempt, &physical).map_err(changed)?;
+            self.wait_for_carrier(&physical).map_err(changed)?;
         }
         let free = self.free(&physical, others).map_err(changed)?;
         if free.len() < mine.len() {

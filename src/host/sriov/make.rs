@@ -10,7 +10,7 @@ use crate::host::vf::VfSettings;
 /// Seconds within which a VF must be there and answer: 100 ms by the specification (9.3.3.3.1)
 /// and whatever the PF's driver takes.
 const VF_PATIENCE: u64 = 10;
-/// Seconds for a link that was just taken up to find its partner.
+/// Seconds for a link to find its partner.
 const CARRIER_PATIENCE: u64 = 10;
 
 impl Changes<'_> {
@@ -71,7 +71,8 @@ impl Changes<'_> {
     }
 
     /// Makes VFs, or others than there were. A network card is taken up first, as VFs work
-    /// only with a PF that does, and the host's drivers are kept from taking them.
+    /// only with a PF that does, and the host's drivers are kept from taking them. Some drivers
+    /// start their device anew for it (igb), so its link is waited for afterwards.
     pub(in crate::host) fn change_count(
         &self,
         attempt: &mut Attempt,
@@ -80,7 +81,7 @@ impl Changes<'_> {
     ) -> Result<(), ChangeError> {
         let pf = physical.address();
         if count > 0 {
-            self.bring_up(attempt, physical)?;
+            self.take_up(attempt, physical)?;
             if physical.autoprobe {
                 attempt.note(Step::Autoprobe { pf, on: true })?;
                 self.set_autoprobe(pf, false)?;
@@ -90,30 +91,39 @@ impl Changes<'_> {
             pf,
             number: physical.made(),
         })?;
-        self.make_vfs(pf, count)
+        self.make_vfs(pf, count)?;
+        if count > 0 {
+            self.wait_for_carrier(physical)?;
+        }
+        Ok(())
     }
 
-    /// Takes a PF that is a network card up and waits for its link.
-    pub(in crate::host) fn bring_up(
+    /// Takes a PF that is a network card up.
+    pub(in crate::host) fn take_up(
         &self,
         attempt: &mut Attempt,
         physical: &PhysicalFunction,
     ) -> Result<(), ChangeError> {
         let pf = physical.address();
-        let (Some(link), Some(interface)) = (self.link(physical)?, &physical.interface) else {
-            return Ok(());
-        };
-        if link.carrier {
-            return Ok(());
-        }
-        if !link.up {
+        if self.link(physical)?.is_some_and(|link| !link.up) {
             attempt.note(Step::Down { pf })?;
             self.set_up(pf, true)?;
         }
-        let carrier = || Ok(self.link(physical)?.is_some_and(|link| link.carrier));
+        Ok(())
+    }
+
+    /// Waits for the link of a PF that is a network card. That there is none need not be an
+    /// error: its cable may be somewhere else.
+    pub(in crate::host) fn wait_for_carrier(
+        &self,
+        physical: &PhysicalFunction,
+    ) -> Result<(), ChangeError> {
+        let carrier = || Ok(self.link(physical)?.is_none_or(|link| link.carrier));
         if !self.wait_until(CARRIER_PATIENCE, carrier)? {
+            let interface = physical.interface.as_deref().unwrap_or_default();
             tracing::warn!(
-                "{interface} has no carrier: until it has, some virtual functions of {pf} do not work"
+                "{interface} has no carrier: until it has, the virtual functions of {} may not work",
+                physical.address()
             );
         }
         Ok(())
