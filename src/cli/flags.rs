@@ -112,6 +112,12 @@ pub struct Run {
     )]
     assign: Vec<String>,
 
+    /// Lend the guest a free virtual function of this device, such as 0000:02:00.0, set up as
+    /// with sluice sriov, and take it back afterwards; one is made if there is none. Beside its
+    /// settings it takes the options of --assign; repeatable
+    #[arg(long, value_name = "PF[,mac=…][,vlan=…][,port=…]")]
+    vf: Vec<String>,
+
     /// Where the serial port goes [default: stdio]
     #[arg(long, value_name = "stdio|file=…|socket=…")]
     serial: Option<String>,
@@ -134,6 +140,7 @@ impl Run {
             cdrom: read("--cdrom", &self.cdrom)?,
             net: read("--net", &self.net)?,
             assign: read("--assign", &self.assign)?,
+            vf: read("--vf", &self.vf)?,
             serial: read("--serial", self.serial.as_slice())?.pop(),
             no_reboot: given("--no-reboot", &self.no_reboot),
         })

@@ -55,7 +55,7 @@ fn every_flag_reaches_the_machine() {
         "run --kernel @/kernel --initrd @/initrd --cmdline quiet --cpus 4 \
          --memory 2G,hugepages=off --disk path=@/disk,readonly --cdrom path=@/iso \
          --net tap=tap0 --net user,forward=tcp:2222:22 --assign 02:10.0,port=2 \
-         --assign 0000:02:10.2 --serial file=@/log --no-reboot",
+         --assign 0000:02:10.2 --vf 02:00.0,mac=02:00:00:00:00:01,port=3 --serial file=@/log --no-reboot",
     );
     assert_eq!(m.kernel, folder.path("kernel"));
     assert_eq!(m.initrd, Some(folder.path("initrd")));
@@ -68,6 +68,8 @@ fn every_flag_reaches_the_machine() {
     assert_eq!(m.nets[0].backend, NetBackend::Tap("tap0".into()));
     assert!(matches!(&m.nets[1].backend, NetBackend::User(f) if f.len() == 1));
     assert_eq!((m.assigns[0].port, m.assigns[1].port), (1, 2));
+    let lent = m.assigns[2].lent.unwrap();
+    assert_eq!((m.assigns[2].port, lent.mac.is_some()), (3, true));
     assert_eq!(m.serial, Serial::File(folder.path("log")));
     assert!(m.no_reboot);
 }
@@ -145,6 +147,39 @@ fn wrong_input_is_one_clear_line() {
     ] {
         let error = folder.error(line);
         assert!(error.starts_with(want), "{line}: {error}");
+    }
+}
+
+#[test]
+fn what_to_change_of_the_host() {
+    let folder = Folder::new();
+    match folder.parse("bind 03:00.0 0000:03:00.1 --force").unwrap() {
+        Command::Bind(bind) => assert!(bind.force && bind.functions.len() == 2),
+        other => panic!("{other:?}"),
+    }
+    match folder.parse("release 03:00.0").unwrap() {
+        Command::Release(release) => assert_eq!(release.functions.len(), 1),
+        other => panic!("{other:?}"),
+    }
+    match folder.parse("sriov 02:00.0 --vfs 4 --vf 1,vlan=7").unwrap() {
+        Command::Sriov(sriov, vfs) => {
+            assert_eq!((sriov.vfs, vfs[0].number), (Some(4), 1));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(folder.parse("sriov 02:00.0 show").is_ok());
+    for (line, says) in [
+        ("bind", "required arguments were not provided: <BDF>"),
+        ("release lp0", "'lp0' is not a PCI address"),
+        ("sriov 02:00.0 show --vfs 4", "cannot be used with"),
+        ("sriov 02:00.0 --vfs many", "invalid value 'many'"),
+        (
+            "sriov 02:00.0 --vf 1,vlan=x",
+            "--vf 1,vlan=x: vlan: 'x' is no VLAN",
+        ),
+    ] {
+        let error = folder.error(line);
+        assert!(error.contains(says), "{error}");
     }
 }
 

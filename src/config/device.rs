@@ -12,6 +12,7 @@ use serde::de::{self, Deserialize, Deserializer};
 
 use super::option::{OptionError, Options, leading};
 use super::{Cdrom, Disk, MAX_PORT, NetBackend, Serial};
+use crate::host::VfSettings;
 use crate::memory::{HugePages, parse_size};
 
 /// `--memory` as it was written.
@@ -41,6 +42,9 @@ pub struct AssignSpec {
     pub port: Option<u8>,
     /// How it is shown to the guest.
     pub presentation: Presentation,
+    /// The device is a physical function: a virtual one of it is lent to the machine, with
+    /// these settings.
+    pub lent: Option<VfSettings>,
 }
 
 impl FromStr for MemorySpec {
@@ -145,7 +149,7 @@ impl FromStr for NetSpec {
 }
 
 /// A root port number.
-pub(super) struct Port(pub u8);
+struct Port(u8);
 
 impl FromStr for Port {
     type Err = String;
@@ -203,6 +207,7 @@ impl FromStr for AssignSpec {
                 hide: hide.map(|names| names.0).unwrap_or_default(),
                 clique: options.read("clique")?,
             },
+            lent: None,
         })
     }
 }
@@ -230,7 +235,7 @@ impl FromStr for Serial {
 }
 
 /// A value that the file gives as text in the flag's syntax.
-pub(super) fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+fn from_text<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: fmt::Display>,
@@ -240,7 +245,7 @@ where
 }
 
 /// As [`from_text`], for keys that may be absent.
-pub(super) fn from_text_if<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+fn from_text_if<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: fmt::Display>,
@@ -325,6 +330,7 @@ impl<'de> Deserialize<'de> for AssignSpec {
                 hide: table.hide.0,
                 clique: clique.transpose().map_err(de::Error::custom)?,
             },
+            lent: None,
         })
     }
 }

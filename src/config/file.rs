@@ -27,7 +27,9 @@ use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{AssignSpec, Cdrom, Disk, Given, MemorySpec, NetSpec, Origin, Serial, Settings};
+use super::{
+    AssignSpec, Cdrom, Disk, Given, MemorySpec, NetSpec, Origin, Serial, Settings, VfSpec,
+};
 
 /// A file that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -109,6 +111,8 @@ struct Document {
     net: Many<NetSpec>,
     #[serde(default)]
     assign: Many<AssignSpec>,
+    #[serde(default)]
+    vf: Many<VfSpec>,
     serial: One<Either<Serial>>,
     #[serde(rename = "no-reboot")]
     no_reboot: One<bool>,
@@ -142,6 +146,12 @@ struct Source<'a> {
 impl Source<'_> {
     fn settings(&self, d: Document) -> Settings {
         let path = |p: PathBuf| self.folder.join(p);
+        let assign = |mut assign: AssignSpec| {
+            if let RomSource::File(rom) = &mut assign.presentation.rom {
+                *rom = path(std::mem::take(rom));
+            }
+            assign
+        };
         Settings {
             kernel: self.one("kernel", d.kernel, path),
             initrd: self.one("initrd", d.initrd, path),
@@ -156,12 +166,8 @@ impl Source<'_> {
                 path: path(disc.path),
             }),
             net: self.many("net", d.net, |net| net),
-            assign: self.many("assign", d.assign, |mut assign| {
-                if let RomSource::File(rom) = &mut assign.presentation.rom {
-                    *rom = path(std::mem::take(rom));
-                }
-                assign
-            }),
+            assign: self.many("assign", d.assign, assign),
+            vf: self.many("vf", d.vf, |vf| VfSpec(assign(vf.0))),
             serial: self.one("serial", d.serial, |serial| match serial.0 {
                 Serial::Stdio => Serial::Stdio,
                 Serial::File(p) => Serial::File(path(p)),

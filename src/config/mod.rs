@@ -21,6 +21,7 @@ use std::path::PathBuf;
 use devices::net::{Forward, Mac};
 use devices::vfio::Presentation;
 
+use crate::host::VfSettings;
 use crate::memory::HugePages;
 
 pub use device::{AssignSpec, MemorySpec, NetSpec};
@@ -129,6 +130,9 @@ pub struct Assign {
     pub function: u8,
     /// How it is shown to the guest.
     pub presentation: Presentation,
+    /// The device is a physical function, in whose place a virtual one with these settings
+    /// comes before the machine is made.
+    pub lent: Option<VfSettings>,
 }
 
 /// Where the serial port goes.

@@ -104,7 +104,7 @@ impl Options {
 }
 
 /// Splits at commas; two commas in a row are one that belongs to the value.
-fn split(text: &str) -> Vec<String> {
+pub(super) fn split(text: &str) -> Vec<String> {
     let mut parts = vec![String::new()];
     let mut chars = text.chars().peekable();
     while let Some(c) = chars.next() {

@@ -30,7 +30,10 @@ pub(super) fn assigns(
 ) -> Result<Vec<Assign>, ConfigError> {
     let mut devices = Once::new();
     for Given { value, origin } in &given {
-        devices.check(value.device, origin, || value.device.to_string())?;
+        // A physical function may lend many.
+        if value.lent.is_none() {
+            devices.check(value.device, origin, || value.device.to_string())?;
+        }
         if let RomSource::File(path) = &value.presentation.rom {
             check_file(path).map_err(|problem| error(origin, problem))?;
         }
@@ -43,11 +46,7 @@ pub(super) fn assigns(
         join_port(&mut slots, value, origin)?;
     }
     for Given { value, origin } in others {
-        let sibling = |slot: &&mut Slot| {
-            slot.functions
-                .iter()
-                .any(|f| are_one(host, f.device, value.device))
-        };
+        let sibling = |slot: &&mut Slot| slot.functions.iter().any(|f| are_one(host, f, &value));
         match slots.iter_mut().find(sibling) {
             Some(slot) => slot.functions.push(value),
             None => slots.push(Slot::with(value, origin)),
@@ -84,11 +83,7 @@ fn join_port(slots: &mut Vec<Slot>, value: AssignSpec, origin: Origin) -> Result
         slots.push(Slot::with(value, origin));
         return Ok(());
     };
-    match slot
-        .functions
-        .iter()
-        .find(|f| !share_slot(f.device, value.device))
-    {
+    match slot.functions.iter().find(|f| !share_slot(f, &value)) {
         None => {
             slot.functions.push(value);
             Ok(())
@@ -130,27 +125,34 @@ fn choose_ports(slots: Vec<Slot>) -> Result<Vec<Assign>, ConfigError> {
             port,
             function,
             presentation: spec.presentation,
+            lent: spec.lent,
         })
     });
     Ok(assigns.collect())
 }
 
-/// They are in one place on the host, but for their function numbers.
-fn share_slot(a: HostBdf, b: HostBdf) -> bool {
-    a.segment == b.segment && a.bdf.devfn() & !7 == b.bdf.devfn() & !7 && a.bdf.bus() == b.bdf.bus()
+/// They are in one place on the host, but for their function numbers. Where one will be that
+/// is yet to be lent is not known.
+fn share_slot(a: &AssignSpec, b: &AssignSpec) -> bool {
+    let place = |spec: &AssignSpec| {
+        let HostBdf { segment, bdf } = spec.device;
+        (segment, bdf.bus(), bdf.devfn() & !7)
+    };
+    place(a) == place(b) && a.lent.is_none() && b.lent.is_none()
 }
 
 /// They are functions of one device: in one place, and neither is virtual.
-fn are_one(host: &Host, a: HostBdf, b: HostBdf) -> bool {
+fn are_one(host: &Host, a: &AssignSpec, b: &AssignSpec) -> bool {
     // What the host does not know is told when it is opened.
     let is_physical =
-        |address| matches!(host.function(address), Ok(Some(f)) if f.physical.is_none());
+        |of: &AssignSpec| matches!(host.function(of.device), Ok(Some(f)) if f.physical.is_none());
     share_slot(a, b) && is_physical(a) && is_physical(b)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::VfSpec;
     use crate::host::fake_tree::{FakeFunction, FakeTree};
 
     fn host() -> FakeTree {
@@ -183,6 +185,24 @@ mod tests {
         assert_eq!(both, ["1.0=01:00.0", "1.1=01:00.1", "2.0=04:00.1"]);
         let with_port = places(&["01:00.1", "01:00.0,port=3", "04:00.1"]).unwrap();
         assert_eq!(with_port, ["1.0=04:00.1", "3.0=01:00.0", "3.1=01:00.1"]);
+    }
+
+    #[test]
+    fn each_virtual_function_that_is_lent_has_a_port_of_its_own() {
+        let vf = |text: &str| Given::by_flag("--vf", text.parse::<VfSpec>().unwrap().0);
+        let place = |given: Vec<_>| {
+            let assigns = assigns(given, &host().host());
+            let shown = |a: &Assign| format!("{}.{} {}", a.port, a.function, a.lent.is_some());
+            assigns
+                .map(|all| all.iter().map(shown).collect::<Vec<_>>())
+                .map_err(|e| e.problem.to_string())
+        };
+        let beside = Given::by_flag("--assign", "01:00.0".parse().unwrap());
+        let three = vec![beside, vf("01:00.0"), vf("01:00.0"), vf("01:00.0,port=1")];
+        let places = place(three).unwrap();
+        assert_eq!(places, ["1.0 true", "2.0 false", "3.0 true", "4.0 true"]);
+        let error = place(vec![vf("01:00.0,port=3"), vf("01:00.0,port=3")]).unwrap_err();
+        assert!(error.contains("both on port 3"), "{error}");
     }
 
     #[test]

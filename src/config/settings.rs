@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{AssignSpec, Cdrom, Disk, Given, MemorySpec, NetSpec, Serial};
+use super::{AssignSpec, Cdrom, Disk, Given, MemorySpec, NetSpec, Serial, VfSpec};
 
 /// Settings as they were given, on the command line or in a file.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,7 @@ pub struct Settings {
     pub cdrom: Vec<Given<Cdrom>>,
     pub net: Vec<Given<NetSpec>>,
     pub assign: Vec<Given<AssignSpec>>,
+    pub vf: Vec<Given<VfSpec>>,
     pub serial: Option<Given<Serial>>,
     pub no_reboot: Option<Given<bool>>,
 }
@@ -38,6 +39,7 @@ impl Settings {
             cdrom: list(self.cdrom, below.cdrom),
             net: list(self.net, below.net),
             assign: list(self.assign, below.assign),
+            vf: list(self.vf, below.vf),
             serial: self.serial.or(below.serial),
             no_reboot: self.no_reboot.or(below.no_reboot),
         }

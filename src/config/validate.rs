@@ -133,6 +133,11 @@ impl Settings {
             check_image(initrd)?;
         }
         drives(&self.disk, &self.cdrom)?;
+        let mut assigns = self.assign;
+        assigns.extend(self.vf.into_iter().map(|vf| Given {
+            value: vf.value.0,
+            origin: vf.origin,
+        }));
         Ok(Machine {
             kernel: kernel.value,
             initrd: self.initrd.map(|g| g.value),
@@ -142,7 +147,7 @@ impl Settings {
             disks: self.disk.into_iter().map(|g| g.value).collect(),
             cdroms: self.cdrom.into_iter().map(|g| g.value).collect(),
             nets: nets(self.net, &host_identity())?,
-            assigns: ports::assigns(self.assign, &Host::this_machine())?,
+            assigns: ports::assigns(assigns, &Host::this_machine())?,
             serial: self.serial.map(|g| g.value).unwrap_or_default(),
             no_reboot: self.no_reboot.is_some_and(|g| g.value),
         })

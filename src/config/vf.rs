@@ -1,26 +1,21 @@
 //! Virtual functions and their settings: `--vf` of `sluice run` and of `sluice sriov`, and
 //! `[[vf]]` of the file.
 
+use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use devices::net::Mac;
 use pci::HostBdf;
 use serde::de::{self, Deserialize, Deserializer};
 
-use super::device::{Port, from_text, from_text_if};
-use super::option::{OptionError, Options, leading};
+use super::option::{OptionError, Options, leading, split};
+use super::{Assign, AssignSpec};
 use crate::host::{Rate, VfLink, VfSettings, Vlan};
 
-/// A `--vf` of a machine as it was written: a virtual function of this physical one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct VfSpec {
-    /// The physical function.
-    pub pf: HostBdf,
-    /// What is to be set for the virtual one.
-    pub settings: VfSettings,
-    /// The port it asks for.
-    pub port: Option<u8>,
-}
+/// A `--vf` of a machine as it was written: what `--assign` takes, of a device that is yet to
+/// be lent.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VfSpec(pub AssignSpec);
 
 /// A `--vf` of `sluice sriov`: the virtual function of this number.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,15 +67,37 @@ impl FromStr for VfSpec {
                 "the PCI address of a physical function, such as 0000:02:00.0",
             ));
         }
-        let known = [&SETTINGS[..], &["port"]].concat();
-        let options = Options::parse(rest, &known, &[])?;
-        Ok(Self {
-            pf: pf
-                .parse()
-                .map_err(|e: pci::ParseBdfError| OptionError::Value("PF", e.to_string()))?,
-            settings: settings(&options)?,
-            port: options.read("port")?.map(|Port(port)| port),
-        })
+        let is_setting = |part: &String| {
+            let key = part.split_once('=').map_or(part.as_str(), |(key, _)| key);
+            SETTINGS.contains(&key)
+        };
+        let (mine, others): (Vec<_>, Vec<_>) = split(rest).into_iter().partition(is_setting);
+        let mut spec: AssignSpec = joined(pf, &others).parse().map_err(|e| match e {
+            OptionError::Unknown { key, known } => OptionError::Unknown {
+                key,
+                known: format!("{}, {known}", SETTINGS.join(", ")),
+            },
+            OptionError::Value("BDF", why) => OptionError::Value("PF", why),
+            other => other,
+        })?;
+        let mine = mine.join(",");
+        spec.lent = Some(settings(&Options::parse(&mine, &SETTINGS, &[])?)?);
+        Ok(Self(spec))
+    }
+}
+
+/// Options after a leading value, as they are written.
+fn joined(leading: &str, options: &[String]) -> String {
+    let options = options.iter().map(|part| part.replace(',', ",,"));
+    let parts: Vec<_> = std::iter::once(leading.to_owned()).chain(options).collect();
+    parts.join(",")
+}
+
+impl Assign {
+    /// This virtual function is lent to the machine, in the place of the physical one.
+    pub fn is_lent(&mut self, function: HostBdf) {
+        self.device = function;
+        self.lent = None;
     }
 }
 
@@ -141,42 +158,42 @@ impl FromStr for VfLink {
     }
 }
 
+/// A table says what the flag's text does.
 impl<'de> Deserialize<'de> for VfSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Table {
-            #[serde(deserialize_with = "from_text")]
-            pf: HostBdf,
-            #[serde(default, deserialize_with = "from_text_if")]
-            mac: Option<Mac>,
-            vlan: Option<i64>,
-            trust: Option<bool>,
-            spoofcheck: Option<bool>,
-            rate: Option<i64>,
-            link: Option<VfLink>,
-            port: Option<i64>,
+        #[serde(untagged)]
+        enum Value {
+            Flag(bool),
+            Number(i64),
+            Text(String),
         }
-        fn number<E: de::Error, T>(value: Option<i64>) -> Result<Option<T>, E>
-        where
-            T: FromStr<Err = String>,
-        {
-            let value = value.map(|value| value.to_string().parse());
-            value.transpose().map_err(E::custom)
+        let table = BTreeMap::<String, Value>::deserialize(deserializer)?;
+        let mut pf = String::new();
+        let mut options = Vec::new();
+        for (key, value) in table {
+            let value = match value {
+                Value::Text(text) if key == "pf" => {
+                    pf = text;
+                    continue;
+                }
+                Value::Flag(on) if SETTINGS.contains(&key.as_str()) => {
+                    if on { "on" } else { "off" }.to_owned()
+                }
+                Value::Flag(false) => continue,
+                Value::Flag(true) => {
+                    options.push(key);
+                    continue;
+                }
+                Value::Number(number) => number.to_string(),
+                Value::Text(text) => text,
+            };
+            options.push(format!("{key}={value}"));
         }
-        let table = Table::deserialize(deserializer)?;
-        Ok(Self {
-            pf: table.pf,
-            settings: VfSettings {
-                mac: table.mac,
-                vlan: number(table.vlan)?.map(|VlanId(vlan)| vlan),
-                trust: table.trust,
-                spoofcheck: table.spoofcheck,
-                rate: number(table.rate)?.map(|MaxRate(rate)| rate),
-                link: table.link,
-            },
-            port: number(table.port)?.map(|Port(port)| port),
-        })
+        if pf.is_empty() {
+            return Err(de::Error::missing_field("pf"));
+        }
+        joined(&pf, &options).parse().map_err(de::Error::custom)
     }
 }
 
@@ -191,19 +208,40 @@ mod tests {
 
     #[test]
     fn a_machines_virtual_function() {
-        let vf: VfSpec = "02:00.0,mac=02:00:00:00:00:01,vlan=100,trust=on,spoofcheck=off,rate=200,\
-                          link=enable,port=3"
-            .parse()
-            .unwrap();
-        assert_eq!(vf.pf.to_string(), "0000:02:00.0");
-        let settings: Vec<_> = vf.settings.each().map(|s| s.to_string()).collect();
+        let text = "02:00.0,mac=02:00:00:00:00:01,vlan=100,trust=on,rom=/a,,b,spoofcheck=off,\
+                    rate=200,link=enable,port=3";
+        let VfSpec(spec) = text.parse().unwrap();
+        assert_eq!(spec.device.to_string(), "0000:02:00.0");
+        let settings: Vec<_> = spec.lent.unwrap().each().map(|s| s.to_string()).collect();
         assert_eq!(
             settings.join(" "),
             "trust=on mac=02:00:00:00:00:01 vlan=100 spoofcheck=off rate=200 link=enable"
         );
-        assert_eq!(vf.port, Some(3));
-        let vf: VfSpec = "0000:02:00.0".parse().unwrap();
-        assert!(vf.settings.is_empty() && vf.port.is_none());
+        // The rest is as for --assign.
+        let assign: AssignSpec = "02:00.0,rom=/a,,b,port=3".parse().unwrap();
+        assert_eq!(AssignSpec { lent: None, ..spec }, assign);
+        let VfSpec(spec) = "0000:02:00.0".parse().unwrap();
+        assert_eq!(spec.lent, Some(VfSettings::default()));
+    }
+
+    #[test]
+    fn a_table_says_the_same() {
+        let table = "pf = '02:00.0'\nmac = '02:00:00:00:00:01'\nvlan = 100\ntrust = true\n\
+                     rate = 200\nspoofcheck = false\nno-mmap = true\nrom = 'off'\nport = 3\n";
+        let text = "02:00.0,mac=02:00:00:00:00:01,vlan=100,trust=on,rate=200,spoofcheck=off,\
+                    no-mmap,rom=off,port=3";
+        assert_eq!(
+            toml::from_str::<VfSpec>(table).unwrap(),
+            text.parse().unwrap()
+        );
+        for (table, says) in [
+            ("vlan = 1", "missing field `pf`"),
+            ("pf = '02:00.0'\nvlan = 5000", "'5000' is no VLAN"),
+            ("pf = '02:00.0'\ncolour = 'red'", "unknown option 'colour'"),
+        ] {
+            let error = toml::from_str::<VfSpec>(table).unwrap_err();
+            assert!(error.message().contains(says), "{error}");
+        }
     }
 
     #[test]
@@ -234,6 +272,10 @@ mod tests {
                 "link: 'up' is none of auto, enable, disable",
             ),
             ("02:00.0,port=0", "port: '0' is no port"),
+            (
+                "02:00.0,colour=red",
+                "known: mac, vlan, trust, spoofcheck, rate, link, port",
+            ),
         ] {
             assert!(
                 error::<VfSpec>(text).contains(says),

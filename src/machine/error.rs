@@ -50,6 +50,9 @@ pub enum Error {
     /// A device of the host's that cannot be assigned.
     #[error("--assign")]
     NotAssignable(#[from] crate::host::AssignError),
+    /// A virtual function that cannot be lent.
+    #[error("--vf")]
+    Lend(#[source] crate::host::SriovError),
     /// VFIO as a whole.
     #[error("--assign")]
     Container(#[from] iommu::host::OpenError),

@@ -15,6 +15,7 @@ mod error;
 mod event_loop;
 mod fabric;
 mod installer;
+mod lent;
 mod lifecycle;
 mod nics;
 mod pci_root;
@@ -65,7 +66,11 @@ pub struct Machine {
 pub fn run(config: &config::Machine) -> Result<Outcome, Error> {
     crate::vcpu::install_handler().map_err(Error::Signals)?;
     let signals = signals::Signals::block().map_err(Error::Signals)?;
-    Machine::build(config)?.run(&signals)
+    let (config, lease) = lent::lend(config, &signals)?;
+    let outcome = Machine::build(&config).and_then(|mut machine| machine.run(&signals));
+    // Only now is the machine gone, and what it was lent is closed.
+    drop(lease);
+    outcome
 }
 
 impl Drop for Machine {
