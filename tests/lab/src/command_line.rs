@@ -2,6 +2,7 @@
 
 use crate::agent::Agent;
 use crate::inside::Vmm;
+use crate::prepare::HostKernel;
 use clap::{Args, Parser, Subcommand};
 
 /// The emulated host in which Sluice is shown and tested.
@@ -17,7 +18,11 @@ pub struct CommandLine {
 #[derive(Subcommand)]
 pub enum Task {
     /// Install and download what the lab needs, and nothing else
-    Prepare,
+    Prepare {
+        /// Also build the tailored host kernel, which the tests of iommufd want: eight minutes, once
+        #[arg(long)]
+        host_kernel: bool,
+    },
     /// Run a shell command in the emulated host, stream its output, end with its status
     ///
     /// The root is this machine's, read-only, under a layer that is thrown away. The environment names what is there:
@@ -28,7 +33,11 @@ pub enum Task {
     /// with lab.interactive there it is a shell; with neither it reads "ID COMMAND" lines from its serial port.
     Run(Run),
     /// Open a shell in the emulated host on this terminal
-    Shell,
+    Shell {
+        /// The emulated host's kernel
+        #[arg(long, value_enum, default_value_t)]
+        host_kernel: HostKernel,
+    },
     /// Show it all: a guest with a virtual function, an IDE disk, an ISO and an e1000
     Demo {
         /// The monitor to run the guest with
@@ -53,6 +62,9 @@ pub struct Run {
     /// Leave the host as it booted: no modules, no virtual functions, no networks
     #[arg(long)]
     pub bare: bool,
+    /// The emulated host's kernel
+    #[arg(long, value_enum, default_value_t)]
+    pub host_kernel: HostKernel,
     /// Seconds after which the emulated host is killed
     #[arg(long, default_value_t = 300)]
     pub limit: u64,

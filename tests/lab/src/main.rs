@@ -26,9 +26,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let outcome = match CommandLine::parse().task {
-        Task::Prepare => prepare::prepare().map(|_| 0),
+        Task::Prepare { host_kernel: false } => prepare::prepare().map(|_| 0),
+        Task::Prepare { host_kernel: true } => prepare::prepare_with_tailored_kernel().map(|_| 0),
         Task::Run(run) => outside::run(&run),
-        Task::Shell => outside::shell(),
+        Task::Shell { host_kernel } => outside::shell(host_kernel),
         Task::Demo { vmm } => watching::demo(vmm),
         Task::Bench(bench) => watching::bench(&bench),
         Task::Agent(agent) => agent::main(&agent).map(|()| 0),

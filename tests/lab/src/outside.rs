@@ -3,7 +3,7 @@
 use crate::command_line::Run;
 use crate::emulated::{Console, Heard, Session, quoted};
 use crate::error::{Result, fail};
-use crate::prepare::prepare;
+use crate::prepare::{HostKernel, prepare};
 use std::time::Duration;
 
 const SET_UP: &str = "\"$LAB\" inside set-up || exit\n";
@@ -11,7 +11,7 @@ const SET_UP: &str = "\"$LAB\" inside set-up || exit\n";
 /// `cargo lab run`: one command, its output, its status.
 pub fn run(run: &Run) -> Result<i32> {
     let prepared = prepare()?;
-    let mut session = Session::new(&prepared)?;
+    let mut session = Session::new(&prepared, run.host_kernel)?;
     let set_up = if run.bare { "" } else { SET_UP };
     // One word is a line for the shell; several are words that stay apart.
     let line = match &run.command[..] {
@@ -45,9 +45,9 @@ pub fn run(run: &Run) -> Result<i32> {
 }
 
 /// `cargo lab shell`: the emulated host on this terminal.
-pub fn shell() -> Result<i32> {
+pub fn shell(host_kernel: HostKernel) -> Result<i32> {
     let prepared = prepare()?;
-    let mut session = Session::new(&prepared)?;
+    let mut session = Session::new(&prepared, host_kernel)?;
     let script = format!("({SET_UP}PS1='emulated host # ' setsid -c -w sh -i)");
     session.start(&prepared, Console::Terminal, &script)?;
     session.status()

@@ -5,7 +5,7 @@ use crate::emulated::{Console, Heard, Session, quoted};
 use crate::error::{Context, Result, fail};
 use crate::events::{Event, Outcome};
 use crate::inside::{Vmm, suite};
-use crate::prepare::{Prepared, prepare};
+use crate::prepare::{HostKernel, Prepared, prepare};
 use crate::process::build_sluice;
 use clap::ValueEnum;
 use std::io::Write;
@@ -23,7 +23,10 @@ struct Tally {
 
 /// Runs what was asked for and prints a line for each; the status is 0 if none failed.
 pub fn run(test: &Test) -> Result<i32> {
-    let mut waiting: Vec<String> = suite::names();
+    let mut waiting: Vec<String> = HostKernel::value_variants()
+        .iter()
+        .flat_map(|kernel| suite::names_on(*kernel))
+        .collect();
     if !test.names.is_empty() {
         for wanted in &test.names {
             if !waiting.iter().any(|name| name.contains(wanted.as_str())) {
@@ -46,16 +49,12 @@ pub fn run(test: &Test) -> Result<i32> {
     let prepared = prepare()?;
     let mut tally = Tally::default();
     println!("running {} tests in the lab", waiting.len());
-    while !waiting.is_empty() {
-        one_host(&prepared, test.vmm, &mut waiting, &mut tally)?;
-    }
+    on_every_kernel(&prepared, test.vmm, waiting, &mut tally)?;
     if test.retry && !tally.failed.is_empty() {
         let first = std::mem::take(&mut tally.failed);
         println!("\ntrying {} again, on a fresh emulated host", first.len());
-        waiting = first.iter().map(|(name, _)| name.clone()).collect();
-        while !waiting.is_empty() {
-            one_host(&prepared, test.vmm, &mut waiting, &mut tally)?;
-        }
+        let again = first.iter().map(|(name, _)| name.clone()).collect();
+        on_every_kernel(&prepared, test.vmm, again, &mut tally)?;
         let still = |name: &String| tally.failed.iter().any(|(failed, _)| failed == name);
         for (name, why) in first.iter().filter(|(name, _)| !still(name)) {
             println!("\n---- {name}, which passed at the second try ----\n{why}");
@@ -78,14 +77,44 @@ pub fn run(test: &Test) -> Result<i32> {
     Ok(i32::from(!tally.failed.is_empty()))
 }
 
+/// Starts emulated hosts, of one kernel after the other, until none of these tests waits. Those whose kernel is not
+/// there are skipped.
+fn on_every_kernel(
+    prepared: &Prepared,
+    vmm: Vmm,
+    waiting: Vec<String>,
+    tally: &mut Tally,
+) -> Result<()> {
+    for kernel in HostKernel::value_variants() {
+        let there = suite::names_on(*kernel);
+        let mut waiting: Vec<String> = waiting
+            .iter()
+            .filter(|name| there.contains(name))
+            .cloned()
+            .collect();
+        if let Err(why) = prepared.host_kernel(*kernel)
+            && !waiting.is_empty()
+        {
+            println!("{} tests skipped: {why}", waiting.len());
+            tally.skipped += u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+            continue;
+        }
+        while !waiting.is_empty() {
+            one_host(prepared, *kernel, vmm, &mut waiting, tally)?;
+        }
+    }
+    Ok(())
+}
+
 /// Boots an emulated host for the tests that wait; those it got to are waiting no more.
 fn one_host(
     prepared: &Prepared,
+    kernel: HostKernel,
     vmm: Vmm,
     waiting: &mut Vec<String>,
     tally: &mut Tally,
 ) -> Result<()> {
-    let mut session = Session::new(prepared)?;
+    let mut session = Session::new(prepared, kernel)?;
     let vmm = vmm
         .to_possible_value()
         .map(|value| value.get_name().to_owned())

@@ -5,7 +5,7 @@ use crate::emulated::{Console, Heard, Session};
 use crate::error::{Result, fail};
 use crate::events::Event;
 use crate::inside::Vmm;
-use crate::prepare::prepare;
+use crate::prepare::{HostKernel, prepare};
 use crate::process::build_sluice;
 use crate::table::markdown;
 use clap::ValueEnum;
@@ -76,7 +76,7 @@ impl Watched {
 /// Shows what a host tells that does `task`, until it ends or says nothing for as long as `patience`.
 fn watch(task: &str, patience: Duration) -> Result<Watched> {
     let prepared = prepare()?;
-    let mut session = Session::new(&prepared)?;
+    let mut session = Session::new(&prepared, HostKernel::Stock)?;
     session.start(
         &prepared,
         Console::Captured,

@@ -3,7 +3,7 @@
 use super::machine::{self, Options};
 use super::monitor;
 use crate::error::{Context, Error, Result, fail};
-use crate::prepare::Prepared;
+use crate::prepare::{HostKernel, Prepared};
 use crate::process::die_with_parent;
 use crate::{initrd, topology};
 use std::fs::{self, File};
@@ -35,6 +35,7 @@ pub enum Heard {
 /// An emulated host and the temporary directory it lives in.
 pub struct Session {
     directory: tempfile::TempDir,
+    host_kernel: HostKernel,
     child: Option<Child>,
     lines: Option<Receiver<String>>,
     started: Instant,
@@ -42,7 +43,8 @@ pub struct Session {
 
 impl Session {
     /// Lays out a session's files: initrds, disk image, the share with the script the host will run.
-    pub fn new(prepared: &Prepared) -> Result<Self> {
+    pub fn new(prepared: &Prepared, host_kernel: HostKernel) -> Result<Self> {
+        let kernel = prepared.host_kernel(host_kernel)?;
         sweep_abandoned();
         let directory = tempfile::Builder::new()
             .prefix(&format!("{PREFIX}{}-", std::process::id()))
@@ -50,12 +52,13 @@ impl Session {
             .context("cannot make a temporary directory")?;
         let session = Self {
             directory,
+            host_kernel,
             child: None,
             lines: None,
             started: Instant::now(),
         };
         fs::create_dir(session.share()).path(&session.share())?;
-        initrd::host(&prepared.kernel, &session.file("host.img"))?;
+        initrd::host(kernel, &session.file("host.img"))?;
         initrd::guest(&prepared.kernel, &session.file("guest.img"))?;
         for (image, bytes) in [
             (session.nvme_image(), topology::NVME_BYTES),
@@ -77,7 +80,7 @@ impl Session {
         )
         .path(&start)?;
         let mut command = machine::command(&Options {
-            kernel: &prepared.kernel.image(),
+            kernel: &prepared.host_kernel(self.host_kernel)?.image(),
             initrd: &self.file("host.img"),
             share: &self.share(),
             nvme_image: &self.nvme_image(),
@@ -210,8 +213,9 @@ impl Session {
                 )
             }
         };
-        let modules = prepared.kernel.modules();
-        let release = prepared.kernel.release();
+        let host_kernel = prepared.host_kernel(self.host_kernel)?;
+        let modules = host_kernel.modules();
+        let release = host_kernel.release();
         let variables: Vec<(&str, String)> = vec![
             (
                 "PATH",

@@ -6,11 +6,13 @@ use super::vmm::Vmm;
 use super::{host, kernel_log};
 use crate::error::{Error, Result};
 use crate::events::{Event, Outcome};
+use crate::prepare::HostKernel;
+use clap::ValueEnum;
 use std::time::Instant;
 
-/// Names of all tests, in order.
-pub fn names() -> Vec<String> {
-    checks::all()
+/// Names of the tests that run on an emulated host with this kernel, in order.
+pub fn names_on(kernel: HostKernel) -> Vec<String> {
+    checks::on(kernel)
         .iter()
         .flat_map(|check| check.cpus.iter().map(|cpus| name(check, *cpus)))
         .collect()
@@ -29,7 +31,10 @@ pub fn run(vmm: Vmm, wanted: &[String]) -> Result<()> {
     host::set_up()?;
     let mut rig = Rig::new(vmm)?;
     let mut checks: Vec<(String, Check, u32)> = Vec::new();
-    for check in checks::all() {
+    for check in HostKernel::value_variants()
+        .iter()
+        .flat_map(|kernel| checks::on(*kernel))
+    {
         for cpus in check.cpus {
             checks.push((name(&check, *cpus), Check { ..check }, *cpus));
         }

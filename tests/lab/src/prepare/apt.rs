@@ -52,12 +52,7 @@ impl Apt {
             .filter(|(program, _)| !on_path(program))
             .map(|(_, package)| *package)
             .collect();
-        if !missing.is_empty() {
-            self.update()?;
-            step(&format!("installing {}", missing.join(" ")), || {
-                self.install(&missing, None)
-            })?;
-        }
+        self.install_packages(&missing)?;
         if qemu_major() < QEMU_MAJOR {
             self.update()?;
             let suite = format!("{}-backports", codename()?);
@@ -71,6 +66,17 @@ impl Apt {
             }
         }
         Ok(())
+    }
+
+    /// Installs these packages, if there are any.
+    pub fn install_packages(&self, packages: &[&str]) -> Result<()> {
+        if packages.is_empty() {
+            return Ok(());
+        }
+        self.update()?;
+        step(&format!("installing {}", packages.join(" ")), || {
+            self.install(packages, None)
+        })
     }
 
     /// The names of packages that begin with `prefix`.
@@ -102,7 +108,8 @@ impl Apt {
         Ok(())
     }
 
-    fn update(&self) -> Result<()> {
+    /// Reads the package lists, once a run.
+    pub fn update(&self) -> Result<()> {
         if self.updated.get() {
             return Ok(());
         }

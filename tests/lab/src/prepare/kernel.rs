@@ -57,6 +57,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// The kernel of that release whose package was unpacked to `root`.
+    pub(super) fn unpacked(root: PathBuf, release: String) -> Self {
+        Self { root, release }
+    }
+
     /// The newest kernel in `directory`, fetched if there is none.
     pub fn find_or_fetch(directory: &Path, apt: &Apt) -> Result<Self> {
         if let Some(found) = Self::newest_in(directory) {
@@ -170,7 +175,8 @@ impl Kernel {
         self.index_modules()
     }
 
-    fn index_modules(&self) -> Result<()> {
+    /// Tells modprobe what there is.
+    pub(super) fn index_modules(&self) -> Result<()> {
         output_of(
             Command::new("depmod")
                 .arg("-b")
@@ -203,11 +209,11 @@ fn version_of(release: &str) -> Vec<u64> {
         .collect()
 }
 
-fn only_entry(directory: &Path) -> Result<PathBuf> {
+pub(super) fn only_entry(directory: &Path) -> Result<PathBuf> {
     Ok(directory.join(only_name(directory)?))
 }
 
-fn only_name(directory: &Path) -> Result<String> {
+pub(super) fn only_name(directory: &Path) -> Result<String> {
     match fs::read_dir(directory).path(directory)?.flatten().next() {
         Some(entry) => Ok(entry.file_name().to_string_lossy().into_owned()),
         None => fail(format!("{}: empty", directory.display())),

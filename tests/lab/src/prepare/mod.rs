@@ -4,23 +4,62 @@
 
 mod apt;
 mod kernel;
+mod tailored;
 
 pub use kernel::{GUEST_MODULES, Kernel};
 
-use crate::error::{Context, Result};
+use crate::error::{Context, Error, Result};
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// Which kernel an emulated host runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum HostKernel {
+    /// Debian's own
+    #[default]
+    Stock,
+    /// One with iommufd, VFIO device files and the mtty sample device, all built in
+    Tailored,
+}
 
 /// What is ready for use once the machine is prepared.
 pub struct Prepared {
-    /// The kernel of the emulated host and of its guests.
+    /// Debian's kernel: the guests', and most emulated hosts'.
     pub kernel: Kernel,
+    /// The tailored one, if it was built here.
+    pub tailored: Option<Kernel>,
 }
 
-/// Makes the machine ready, saying each step that costs time.
+impl Prepared {
+    /// The kernel for an emulated host.
+    pub fn host_kernel(&self, which: HostKernel) -> Result<&Kernel> {
+        match which {
+            HostKernel::Stock => Ok(&self.kernel),
+            HostKernel::Tailored => self.tailored.as_ref().ok_or_else(|| {
+                Error::Other(
+                    "the tailored host kernel is not built: `cargo lab prepare --host-kernel`, eight minutes, once"
+                        .into(),
+                )
+            }),
+        }
+    }
+}
+
+/// Makes the machine ready, saying each step that costs time. The tailored kernel is used if it is there.
 pub fn prepare() -> Result<Prepared> {
+    prepare_with(|directory, _| Ok(tailored::find(directory)))
+}
+
+/// Makes the machine ready, with the tailored kernel.
+pub fn prepare_with_tailored_kernel() -> Result<Prepared> {
+    prepare_with(|directory, apt| tailored::find_or_build(directory, apt).map(Some))
+}
+
+fn prepare_with(
+    tailored: impl FnOnce(&Path, &apt::Apt) -> Result<Option<Kernel>>,
+) -> Result<Prepared> {
     let cache = cache_directory()?;
     // Two runs at once must not both install: the second waits, then finds all in place.
     let lock = File::create(cache.join("lock")).path(&cache)?;
@@ -30,7 +69,8 @@ pub fn prepare() -> Result<Prepared> {
     let apt = apt::Apt::new(cache.join("apt"));
     apt.install_missing()?;
     let kernel = Kernel::find_or_fetch(&cache.join("kernel"), &apt)?;
-    Ok(Prepared { kernel })
+    let tailored = tailored(&cache.join("host-kernel"), &apt)?;
+    Ok(Prepared { kernel, tailored })
 }
 
 /// Runs one step of the preparation and prints one line for it, with the time it took.

@@ -7,6 +7,7 @@ mod disk;
 mod drivers;
 mod host_view;
 mod interrupts;
+mod iommu_interfaces;
 mod lifecycle;
 mod network;
 mod operator;
@@ -18,6 +19,7 @@ mod virtual_functions;
 
 use super::rig::{Fixture, Rig};
 use crate::error::Result;
+use crate::prepare::HostKernel;
 
 /// One test, run once for each number of processors.
 pub struct Check {
@@ -35,27 +37,32 @@ pub struct Check {
 
 const ONE_AND_FOUR: &[u32] = &[1, 4];
 
-/// All of them, in an order in which those that share a guest are neighbours.
-pub fn all() -> Vec<Check> {
-    [
-        platform::CHECKS,
-        network::CHECKS,
-        disk::CHECKS,
-        budgets::CHECKS,
-        assignment::CHECKS,
-        interrupts::CHECKS,
-        config_space::CHECKS,
-        reset::CHECKS,
-        drivers::CHECKS,
-        restarts::CHECKS,
-        rebalance::CHECKS,
-        virtual_functions::CHECKS,
-        lifecycle::CHECKS,
-        operator::CHECKS,
-        host_view::CHECKS,
-    ]
-    .into_iter()
-    .flatten()
-    .map(|check| Check { ..*check })
-    .collect()
+/// All that run on an emulated host with this kernel, in an order in which those that share a guest are neighbours.
+pub fn on(kernel: HostKernel) -> Vec<Check> {
+    let lists: &[&[Check]] = match kernel {
+        HostKernel::Stock => &[
+            platform::CHECKS,
+            network::CHECKS,
+            disk::CHECKS,
+            budgets::CHECKS,
+            assignment::CHECKS,
+            interrupts::CHECKS,
+            config_space::CHECKS,
+            reset::CHECKS,
+            drivers::CHECKS,
+            restarts::CHECKS,
+            rebalance::CHECKS,
+            virtual_functions::CHECKS,
+            lifecycle::CHECKS,
+            operator::CHECKS,
+            host_view::CHECKS,
+        ],
+        HostKernel::Tailored => &[iommu_interfaces::ON_TAILORED],
+    };
+    lists
+        .iter()
+        .copied()
+        .flatten()
+        .map(|check| Check { ..*check })
+        .collect()
 }
