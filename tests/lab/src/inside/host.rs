@@ -42,6 +42,21 @@ pub fn with_all_virtual_functions(work: impl FnOnce() -> Result<()>) -> Result<(
     outcome
 }
 
+/// Lets the work have the host as it would be found: no virtual functions, drivers that would take new ones, and a
+/// physical function that is down.
+pub fn without_virtual_functions(work: impl FnOnce() -> Result<()>) -> Result<()> {
+    let interface = sysfs::interface(PHYSICAL_FUNCTION)?;
+    let autoprobe = sysfs::device(PHYSICAL_FUNCTION).join("sriov_drivers_autoprobe");
+    unmake_virtual_functions()?;
+    sysfs::write(autoprobe, "1")?;
+    ip(&format!("link set {interface} down"))?;
+    let outcome = work();
+    unmake_virtual_functions()?;
+    take_link_up(&interface)?;
+    make_virtual_functions(&VIRTUAL_FUNCTIONS)?;
+    outcome
+}
+
 /// Lets the work have a device that no driver of the host's drives, bound to vfio-pci.
 pub fn with_device(address: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let outcome = sysfs::bind(address, "vfio-pci").and_then(|()| work());
@@ -60,6 +75,10 @@ fn load_drivers() -> Result<()> {
 fn bring_up_physical_function() -> Result<()> {
     let interface = sysfs::interface(PHYSICAL_FUNCTION)?;
     ip(&format!("addr add {PF_ADDRESS}/24 dev {interface}"))?;
+    take_link_up(&interface)
+}
+
+fn take_link_up(interface: &str) -> Result<()> {
     ip(&format!("link set {interface} up"))?;
     let carrier = format!("/sys/class/net/{interface}/carrier");
     sysfs::wait_until(

@@ -13,7 +13,7 @@ const PROGRAMS: [&str; 3] = ["sluice", "passt", "qemu-system-x86"];
 pub struct HostState(BTreeMap<String, String>);
 
 impl HostState {
-    /// Looks at drivers, network interfaces and processes.
+    /// Looks at drivers, virtual functions, network interfaces and processes.
     pub fn now() -> Result<Self> {
         let mut facts = BTreeMap::new();
         for device in entries("/sys/bus/pci/devices")? {
@@ -25,6 +25,14 @@ impl HostState {
                 format!("driver of {device}"),
                 format!("{driver}, preferred {}", preferred.trim()),
             );
+        }
+        for device in entries("/sys/bus/pci/devices")? {
+            for name in ["sriov_numvfs", "sriov_drivers_autoprobe"] {
+                let path = Path::new("/sys/bus/pci/devices").join(&device).join(name);
+                if let Ok(text) = fs::read_to_string(path) {
+                    facts.insert(format!("{name} of {device}"), text.trim().to_owned());
+                }
+            }
         }
         for interface in entries("/sys/class/net")? {
             let flags =

@@ -49,6 +49,8 @@ pub struct GuestSpec {
     pub assign: Vec<&'static str>,
     /// What Sluice's `--assign` says after each address, from the comma on.
     pub assign_options: &'static str,
+    /// Virtual functions it is lent: physical functions with settings. Sluice only.
+    pub vf: Vec<String>,
     /// End when the guest resets.
     pub no_reboot: bool,
     /// Another serial port than the lab's own pipes.
@@ -71,6 +73,7 @@ impl GuestSpec {
             network: None,
             assign: Vec::new(),
             assign_options: "",
+            vf: Vec::new(),
             no_reboot: false,
             serial: None,
         }
@@ -169,6 +172,9 @@ fn sluice(guest: &GuestSpec) -> Command {
     };
     for address in &guest.assign {
         command.args(["--assign", &format!("{address}{}", guest.assign_options)]);
+    }
+    for vf in &guest.vf {
+        command.args(["--vf", vf]);
     }
     if guest.no_reboot {
         command.arg("--no-reboot");

@@ -5,6 +5,7 @@ mod budgets;
 mod config_space;
 mod disk;
 mod drivers;
+mod host_change;
 mod host_view;
 mod interrupts;
 mod iommu_interfaces;
@@ -56,6 +57,7 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             lifecycle::CHECKS,
             operator::CHECKS,
             host_view::CHECKS,
+            host_change::CHECKS,
         ],
         HostKernel::Tailored => &[iommu_interfaces::ON_TAILORED],
     };
