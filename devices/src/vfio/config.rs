@@ -205,7 +205,7 @@ impl Config {
         // From 40h to fch: it fits in a byte.
         let laid = self.space.add_capability_at(cap.offset as u8, model);
         if laid.is_ok() && cap.id == id::MSI {
-            self.msi_pending = self.space.msi().map(|_| pending_bits(device, cap.offset));
+            self.msi_pending = pending_bits(device, cap.offset);
         }
         laid.is_ok()
     }
@@ -508,10 +508,14 @@ fn msi(backend: &dyn VfioBackend, device: &Snapshot, at: u16) -> Option<Msi> {
     Some(msi)
 }
 
-/// The pending bits follow the mask bits, which follow the data (PCIe 6.0 §7.7.1).
-fn pending_bits(device: &Snapshot, at: u16) -> Register {
+/// The pending bits follow the mask bits, which follow the data (PCIe 6.0 §7.7.1). Without
+/// masking there are none, and the next capability may be there.
+fn pending_bits(device: &Snapshot, at: u16) -> Option<Register> {
     let control = pci::MsiControl(device.u16(at + 2));
-    Register::containing(at + if control.wide() { 0x14 } else { 0x10 })
+    let offset = if control.wide() { 0x14 } else { 0x10 };
+    control
+        .maskable()
+        .then(|| Register::containing(at + offset))
 }
 
 fn msix(backend: &dyn VfioBackend, device: &Snapshot, bars: &[Bar], at: u16) -> Option<Msix> {

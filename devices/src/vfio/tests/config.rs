@@ -348,3 +348,13 @@ fn what_is_no_endpoint_is_refused() {
     dead.set_dead(true);
     assert!(error(dead).contains("cannot read its config space"));
 }
+
+#[test]
+fn what_follows_an_msi_capability_without_masks_is_left_alone() {
+    // Where the pending bits would be there is a vendor's capability.
+    let dump = format!("{NVME}34: 50\n50: 05 60 00 00\n60: 09 00 08 00\n");
+    let mut hardware = FakeBackend::new(&dump, &[(0, 0x4000, true)]);
+    hardware.msi.count = 1;
+    let rig = Rig::new(hardware);
+    assert_eq!(list(&rig), [(0x05, 0x50), (0x09, 0x60)]);
+}
