@@ -14,14 +14,14 @@ use crate::topology::{PF_GUEST_ADDRESS, PF_PEER, PHYSICAL_FUNCTION, XHCI};
 pub const CHECKS: &[Check] = &[
     Check {
         name: "xhci-assigned-with-a-disk",
-        cpus: &[1, 2],
+        cpus: &[2],
         limit: 180,
         fixture: None,
         run: |rig, cpus| host::with_device(XHCI, || xhci(rig, cpus)),
     },
     Check {
         name: "physical-function-assigned",
-        cpus: &[1, 2],
+        cpus: &[1],
         limit: 180,
         fixture: None,
         run: |rig, cpus| {

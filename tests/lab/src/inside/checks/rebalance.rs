@@ -19,7 +19,7 @@ pub const CHECKS: &[Check] = &[
     },
     Check {
         name: "bars-move-through-ten-rescans",
-        cpus: &[1, 2],
+        cpus: &[2],
         limit: 240,
         fixture: None,
         run: rescans,

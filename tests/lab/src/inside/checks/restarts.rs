@@ -15,21 +15,21 @@ use std::time::Duration;
 pub const CHECKS: &[Check] = &[
     Check {
         name: "drivers-bind-again-ten-times",
-        cpus: &[1, 2],
+        cpus: &[2],
         limit: 240,
         fixture: None,
         run: drivers,
     },
     Check {
         name: "guest-reboots-ten-times",
-        cpus: &[1, 2],
+        cpus: &[1],
         limit: 600,
         fixture: None,
         run: reboots,
     },
     Check {
         name: "guest-kexecs-ten-times",
-        cpus: &[1, 2],
+        cpus: &[2],
         limit: 600,
         fixture: None,
         run: kexecs,
