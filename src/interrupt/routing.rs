@@ -91,7 +91,7 @@ impl Routing {
     }
 
     /// Tells KVM what an IOAPIC pin sends, so that it exits when a level interrupt ends, and
-    /// for [`Injector`].
+    /// for `Injector`.
     pub fn set_pin(&self, pin: u8, message: Option<MsiMessage>) -> Result<(), RouteError> {
         debug_assert!(usize::from(pin) < IOAPIC_PINS);
         self.change(pin.into(), message)

@@ -46,7 +46,7 @@ pub(super) struct Intx {
     failures: u64,
 }
 
-/// [`Intx`] as data.
+/// INTx as data.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct IntxState {
     /// The pin's interrupts go to the guest, if it has not disabled them.
