@@ -51,13 +51,14 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             config_space::CHECKS,
             reset::CHECKS,
             drivers::CHECKS,
-            restarts::CHECKS,
-            rebalance::CHECKS,
-            virtual_functions::CHECKS,
             lifecycle::CHECKS,
             operator::CHECKS,
             host_view::CHECKS,
             host_change::CHECKS,
+            // The long ones.
+            rebalance::CHECKS,
+            virtual_functions::CHECKS,
+            restarts::CHECKS,
         ],
         HostKernel::Tailored => &[iommu_interfaces::ON_TAILORED],
     };
