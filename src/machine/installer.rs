@@ -50,8 +50,9 @@ pub trait MemoryMap: Send + Sync {
 }
 
 impl MemoryMap for VmFd {
+    // SAFETY: what the trait asks of the caller is what KVM asks.
     unsafe fn set(&self, region: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
-        // SAFETY: the caller's promise is the one that is asked for.
+        // SAFETY: the caller promises that the memory stays mapped until the slot is gone.
         unsafe { self.set_user_memory_region(region) }
     }
 }

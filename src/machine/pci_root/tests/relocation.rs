@@ -19,6 +19,7 @@ struct Slots {
 }
 
 impl MemoryMap for Slots {
+    // SAFETY: the memory is never touched.
     unsafe fn set(&self, region: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
         let mut live = self.live.lock().unwrap();
         let refuse = match region.memory_size {
