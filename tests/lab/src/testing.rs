@@ -11,6 +11,8 @@ use clap::ValueEnum;
 use std::io::Write;
 use std::time::Duration;
 
+/// How many emulated hosts may be lost outside of tests before that is a failure of its own.
+const SPARE_HOSTS: u32 = 3;
 /// What the emulated host may take beyond a test's own limit, and to boot, on a machine that has other work too.
 const GRACE: Duration = Duration::from_secs(180);
 
@@ -19,6 +21,7 @@ struct Tally {
     passed: u32,
     failed: Vec<(String, String)>,
     skipped: u32,
+    hosts_lost: u32,
 }
 
 /// Runs what was asked for and prints a line for each; the status is 0 if none failed.
@@ -163,7 +166,7 @@ fn one_host(
                 let Some(test) = current else {
                     return match heard {
                         Heard::Ended if waiting.is_empty() => Ok(()),
-                        _ => fail(format!(
+                        _ => tally.host_lost(format!(
                             "the emulated host {how} between tests; it said:\n{}\n{}",
                             said.join("\n"),
                             session.console_tail()
@@ -181,7 +184,23 @@ fn one_host(
     }
 }
 
+/// Told at once, for the whole run may yet be cut short.
+fn indented(text: &str) -> String {
+    let lines: Vec<String> = text.lines().map(|line| format!("    {line}")).collect();
+    lines.join("\n")
+}
+
 impl Tally {
+    /// A host that ends outside of any test has failed none, and the next one may go on; but not for ever.
+    fn host_lost(&mut self, how: String) -> Result<()> {
+        self.hosts_lost += 1;
+        if self.hosts_lost > SPARE_HOSTS {
+            return fail(how);
+        }
+        println!("starting another emulated host, for {how}");
+        Ok(())
+    }
+
     fn count(
         &mut self,
         test: String,
@@ -197,7 +216,7 @@ impl Tally {
                 self.passed += 1;
             }
             Outcome::Failed => {
-                println!("FAILED ({seconds:.1} s)");
+                println!("FAILED ({seconds:.1} s)\n{}", indented(&detail));
                 self.failed.push((test, detail));
             }
             Outcome::Skipped => {

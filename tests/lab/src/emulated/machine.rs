@@ -9,6 +9,8 @@ use std::process::Command;
 
 /// What differs from one start of the emulated host to the next.
 pub struct Options<'a> {
+    /// QEMU's program.
+    pub qemu: &'a Path,
     /// The kernel image.
     pub kernel: &'a Path,
     /// The host's initrd.
@@ -29,7 +31,7 @@ pub struct Options<'a> {
 
 /// The command that starts the emulated host.
 pub fn command(options: &Options) -> Command {
-    let mut qemu = Command::new("qemu-system-x86_64");
+    let mut qemu = Command::new(options.qemu);
     // 40 bits and more make firmware put VF BARs above 4 GiB, of which this QEMU maps the low half only.
     qemu.args([
         "-machine",

@@ -80,6 +80,7 @@ impl Session {
         )
         .path(&start)?;
         let mut command = machine::command(&Options {
+            qemu: &prepared.qemu,
             kernel: &prepared.host_kernel(self.host_kernel)?.image(),
             initrd: &self.file("host.img"),
             share: &self.share(),
@@ -226,6 +227,7 @@ impl Session {
             ),
             ("HOME", std::env::var("HOME").unwrap_or("/root".into())),
             ("LAB", lab.display().to_string()),
+            ("QEMU", prepared.qemu.display().to_string()),
             ("SLUICE", programs.join("sluice").display().to_string()),
             (
                 "GUEST_KERNEL",

@@ -14,6 +14,11 @@ use std::time::Duration;
 /// Loads the drivers, makes two virtual functions and the networks, and gives what can be assigned to vfio-pci.
 pub fn set_up() -> Result<()> {
     load_drivers()?;
+    // Else every 4 KiB of a guest's memory costs a fault, which emulated processors are slow at.
+    sysfs::write(
+        "/sys/kernel/mm/transparent_hugepage/shmem_enabled",
+        "advise",
+    )?;
     ip("link set lo up")?;
     bring_up_physical_function()?;
     make_virtual_functions(&VIRTUAL_FUNCTIONS)?;

@@ -9,7 +9,6 @@ mod kernel_log;
 mod linux;
 mod measure;
 mod media;
-mod poke;
 mod rig;
 mod state;
 pub mod suite;
@@ -25,7 +24,6 @@ use crate::error::Result;
 
 /// Runs one task inside.
 pub fn main(task: &Inside) -> Result<()> {
-    poke::start();
     match task {
         Inside::SetUp => host::set_up(),
         Inside::Test { vmm, names } => suite::run(*vmm, names),

@@ -183,7 +183,7 @@ fn sluice(guest: &GuestSpec) -> Command {
 }
 
 fn qemu(guest: &GuestSpec) -> Command {
-    let mut command = Command::new("qemu-system-x86_64");
+    let mut command = Command::new(from_environment("QEMU"));
     command.args([
         "-machine",
         "pc,accel=kvm",

@@ -1,7 +1,8 @@
-//! Debian packages, from the machine's own mirror, with its backports suite added.
+//! Debian packages, from the machine's own mirror.
 //!
-//! The machine's sources are left as they are: apt is pointed at a private copy in which each stanza for this Debian
-//! release gains a `-backports` sibling. Package lists live beside it, so nothing the machine has is refreshed.
+//! The machine's sources are left as they are: apt is pointed at private copies. One has the suites of the machine's
+//! own release, for what is installed. The other has those of [`PARTS_RELEASE`] and knows of nothing installed, for
+//! what is only unpacked. Package lists lie beside them, so nothing the machine has is refreshed.
 
 use super::step;
 use crate::error::{Context, Error, Result, fail};
@@ -26,21 +27,40 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("iasl", "acpica-tools"),
 ];
 
-const QEMU: &str = "qemu-system-x86_64";
-/// The first release that emulates the 82576 (`igb`) with working virtual functions.
-const QEMU_MAJOR: u32 = 10;
+/// The Debian release whose kernel and QEMU make up the emulated host, whatever the machine itself runs.
+const PARTS_RELEASE: &str = "trixie";
 
-/// The private view of the package archive.
+/// A private view of the package archive.
 pub struct Apt {
     directory: PathBuf,
+    suites: Suites,
     updated: Cell<bool>,
 }
 
+/// What a view is of.
+enum Suites {
+    /// The machine's own release.
+    Installable,
+    /// [`PARTS_RELEASE`], with nothing installed.
+    Parts,
+}
+
 impl Apt {
-    /// A view kept in `directory`; nothing is written until something is missing.
-    pub fn new(directory: PathBuf) -> Self {
+    /// The view of what can be installed on this machine, kept in `directory`; nothing is written until something is
+    /// missing.
+    pub fn of_this_machine(directory: PathBuf) -> Self {
         Self {
             directory,
+            suites: Suites::Installable,
+            updated: Cell::new(false),
+        }
+    }
+
+    /// The view of what the emulated host is made of.
+    pub fn of_parts(directory: PathBuf) -> Self {
+        Self {
+            directory,
+            suites: Suites::Parts,
             updated: Cell::new(false),
         }
     }
@@ -52,20 +72,7 @@ impl Apt {
             .filter(|(program, _)| !on_path(program))
             .map(|(_, package)| *package)
             .collect();
-        self.install_packages(&missing)?;
-        if qemu_major() < QEMU_MAJOR {
-            self.update()?;
-            let suite = format!("{}-backports", codename()?);
-            step(&format!("installing qemu-system-x86 from {suite}"), || {
-                self.install(&["qemu-system-x86"], Some(&suite))
-            })?;
-            if qemu_major() < QEMU_MAJOR {
-                return fail(format!(
-                    "{QEMU} is older than {QEMU_MAJOR}.0, even from {suite}"
-                ));
-            }
-        }
-        Ok(())
+        self.install_packages(&missing)
     }
 
     /// Installs these packages, if there are any.
@@ -75,7 +82,11 @@ impl Apt {
         }
         self.update()?;
         step(&format!("installing {}", packages.join(" ")), || {
-            self.install(packages, None)
+            let mut command = self.privileged("apt-get");
+            command
+                .args(["-q", "-y", "--no-install-recommends", "install"])
+                .env("DEBIAN_FRONTEND", "noninteractive");
+            output_of(command.args(packages)).map(drop)
         })
     }
 
@@ -96,16 +107,17 @@ impl Apt {
         Ok(())
     }
 
-    fn install(&self, packages: &[&str], suite: Option<&str>) -> Result<()> {
-        let mut command = self.privileged("apt-get");
-        command
-            .args(["-q", "-y", "--no-install-recommends"])
-            .env("DEBIAN_FRONTEND", "noninteractive");
-        if let Some(suite) = suite {
-            command.args(["-t", suite]);
-        }
-        output_of(command.arg("install").args(packages))?;
-        Ok(())
+    /// Downloads the archives of a package and of all it needs into `directory`, preferring backports.
+    pub fn download_with_dependencies(&self, package: &str, directory: &Path) -> Result<()> {
+        self.update()?;
+        let partial = directory.join("partial");
+        fs::create_dir_all(&partial).path(&partial)?;
+        let mut command = self.command("apt-get");
+        command.arg("-o");
+        command.arg(format!("Dir::Cache::archives={}", directory.display()));
+        command.args(["-q", "-y", "--no-install-recommends", "--download-only"]);
+        command.arg("-t").arg(format!("{PARTS_RELEASE}-backports"));
+        output_of(command.args(["install", package])).map(drop)
     }
 
     /// Reads the package lists, once a run.
@@ -113,13 +125,25 @@ impl Apt {
         if self.updated.get() {
             return Ok(());
         }
-        step("reading the package lists", || {
+        let what = match self.suites {
+            Suites::Installable => "reading the package lists".to_owned(),
+            Suites::Parts => format!("reading the package lists of Debian {PARTS_RELEASE}"),
+        };
+        step(&what, || {
             let sources = self.directory.join("sources");
             for directory in [&sources, &self.directory.join("lists/partial")] {
                 fs::create_dir_all(directory).path(directory)?;
             }
             let written = sources.join("lab.sources");
-            fs::write(&written, private_sources(&codename()?)?).path(&written)?;
+            let codename = codename()?;
+            let own = own_stanzas(&codename)?;
+            let text = match self.suites {
+                Suites::Installable => own.join("\n\n"),
+                Suites::Parts => parts_stanza(&own, &codename)?,
+            };
+            fs::write(&written, text + "\n").path(&written)?;
+            let status = self.directory.join("status");
+            fs::write(&status, "").path(&status)?;
             output_of(self.command("apt-get").args(["-q", "update"]))
         })?;
         self.updated.set(true);
@@ -150,19 +174,19 @@ impl Apt {
         ] {
             command.arg("-o").arg(option);
         }
+        if let Suites::Parts = self.suites {
+            for option in [
+                format!("Dir::State::status={shown}/status"),
+                // Nothing of the machine's is read or written, so nothing need be locked.
+                "Dir::Cache::pkgcache=".to_owned(),
+                "Dir::Cache::srcpkgcache=".to_owned(),
+                "Debug::NoLocking=true".to_owned(),
+            ] {
+                command.arg("-o").arg(option);
+            }
+        }
         command
     }
-}
-
-fn qemu_major() -> u32 {
-    let version = output_of(Command::new(QEMU).arg("--version")).unwrap_or_default();
-    major_version(&version).unwrap_or(0)
-}
-
-fn major_version(version: &str) -> Option<u32> {
-    version
-        .split_whitespace()
-        .find_map(|word| word.split_once('.')?.0.parse().ok())
 }
 
 fn codename() -> Result<String> {
@@ -176,8 +200,8 @@ fn codename() -> Result<String> {
         })
 }
 
-/// The machine's own stanzas for `codename`, in the one format, each main archive with its backports beside it.
-fn private_sources(codename: &str) -> Result<String> {
+/// The machine's own stanzas for `codename`, in the one format.
+fn own_stanzas(codename: &str) -> Result<Vec<String>> {
     let mut stanzas = Vec::new();
     let parts = fs::read_dir("/etc/apt/sources.list.d")
         .into_iter()
@@ -192,13 +216,13 @@ fn private_sources(codename: &str) -> Result<String> {
             _ => {}
         }
     }
-    let chosen = with_backports(&stanzas, codename);
-    if chosen.is_empty() {
+    stanzas.retain(|stanza| is_of_release(stanza, codename));
+    if stanzas.is_empty() {
         return fail(format!(
             "/etc/apt/sources.list.d names no Debian archive for {codename}"
         ));
     }
-    Ok(chosen)
+    Ok(stanzas)
 }
 
 fn deb822_stanzas(text: &str) -> Vec<String> {
@@ -232,39 +256,39 @@ fn one_line_stanza(line: &str) -> Option<String> {
     ))
 }
 
-fn with_backports(stanzas: &[String], codename: &str) -> String {
-    let mut chosen = String::new();
-    for stanza in stanzas {
-        let suites = field(stanza, "Suites").unwrap_or_default();
-        let of_this_release = |suite: &str| {
-            suite == codename
-                || suite
-                    .strip_prefix(codename)
-                    .is_some_and(|s| s.starts_with('-'))
-        };
-        if !suites.split_whitespace().any(of_this_release)
-            || field(stanza, "Types")
-                .is_none_or(|types| !types.split_whitespace().any(|t| t == "deb"))
-        {
-            continue;
-        }
-        chosen.push_str(stanza);
-        chosen.push_str("\n\n");
-        let backports = format!("{codename}-backports");
-        if suites.split_whitespace().any(|suite| suite == codename) && !suites.contains(&backports)
-        {
-            for line in stanza.lines() {
-                match line.split_once(':') {
-                    Some((name, _)) if name.eq_ignore_ascii_case("Suites") => {
-                        chosen.push_str(&format!("Suites: {backports}\n"))
-                    }
-                    _ => chosen.push_str(&format!("{line}\n")),
-                }
+fn is_of_release(stanza: &str, codename: &str) -> bool {
+    let of_this_release = |suite: &str| {
+        suite
+            .strip_prefix(codename)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    let has = |name, wanted: &dyn Fn(&str) -> bool| {
+        field(stanza, name).is_some_and(|words| words.split_whitespace().any(wanted))
+    };
+    has("Suites", &of_this_release) && has("Types", &|types| types == "deb")
+}
+
+/// The machine's main archive, with the suites of [`PARTS_RELEASE`] in it instead of its own.
+fn parts_stanza(own: &[String], codename: &str) -> Result<String> {
+    let is_main = |stanza: &&String| {
+        field(stanza, "Suites")
+            .is_some_and(|suites| suites.split_whitespace().any(|suite| suite == codename))
+    };
+    let Some(main) = own.iter().find(is_main) else {
+        return fail(format!(
+            "/etc/apt/sources.list.d names no archive with all of {codename}"
+        ));
+    };
+    let lines: Vec<String> = main
+        .lines()
+        .map(|line| match line.split_once(':') {
+            Some((name, _)) if name.eq_ignore_ascii_case("Suites") => {
+                format!("Suites: {PARTS_RELEASE} {PARTS_RELEASE}-backports")
             }
-            chosen.push('\n');
-        }
-    }
-    chosen
+            _ => line.to_owned(),
+        })
+        .collect();
+    Ok(lines.join("\n"))
 }
 
 fn field<'a>(stanza: &'a str, name: &str) -> Option<&'a str> {
@@ -279,25 +303,39 @@ fn field<'a>(stanza: &'a str, name: &str) -> Option<&'a str> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_stanza_of_this_release_gains_its_backports() {
-        let text = "Types: deb\n# a comment\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\n\
+    const SOURCES: &str = "Types: deb\n# a comment\nURIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n\n\
                     Types: deb\nURIs: http://mirror.example/security\nSuites: bookworm-security\nComponents: main\n\n\
+                    Types: deb-src\nURIs: http://mirror.example/debian\nSuites: bookworm\nComponents: main\n\n\
                     Types: deb\nURIs: http://other.example\nSuites: nodistro\nComponents: main\n";
-        let chosen = with_backports(&deb822_stanzas(text), "bookworm");
-        let suites: Vec<&str> = chosen
-            .lines()
-            .filter_map(|line| line.strip_prefix("Suites: "))
+
+    fn own() -> Vec<String> {
+        let mut stanzas = deb822_stanzas(SOURCES);
+        stanzas.retain(|stanza| is_of_release(stanza, "bookworm"));
+        stanzas
+    }
+
+    #[test]
+    fn only_stanzas_of_this_release_are_the_machines_own() {
+        let suites: Vec<_> = own()
+            .iter()
+            .map(|stanza| field(stanza, "Suites").map(str::to_owned))
             .collect();
         assert_eq!(
             suites,
             [
-                "bookworm bookworm-updates",
-                "bookworm-backports",
-                "bookworm-security"
+                Some("bookworm bookworm-updates".to_owned()),
+                Some("bookworm-security".to_owned())
             ]
         );
-        assert!(!chosen.contains("other.example"));
+    }
+
+    #[test]
+    fn parts_come_from_the_same_archive_and_another_release() {
+        assert_eq!(
+            parts_stanza(&own(), "bookworm").unwrap(),
+            "Types: deb\nURIs: http://mirror.example/debian\nSuites: trixie trixie-backports\nComponents: main"
+        );
+        assert!(parts_stanza(&own()[1..], "bookworm").is_err());
     }
 
     #[test]
@@ -315,14 +353,5 @@ mod tests {
             one_line_stanza("deb-src http://mirror.example/debian bookworm main"),
             None
         );
-    }
-
-    #[test]
-    fn qemu_tells_its_version() {
-        assert_eq!(
-            major_version("QEMU emulator version 10.0.2 (Debian 1:10.0.2+ds-2)"),
-            Some(10)
-        );
-        assert_eq!(major_version(""), None);
     }
 }

@@ -4,11 +4,13 @@
 
 mod apt;
 mod kernel;
+mod qemu;
 mod tailored;
 
 pub use kernel::{GUEST_MODULES, Kernel};
 
 use crate::error::{Context, Error, Result};
+use apt::Apt;
 use nix::fcntl::{Flock, FlockArg};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -30,6 +32,8 @@ pub struct Prepared {
     pub kernel: Kernel,
     /// The tailored one, if it was built here.
     pub tailored: Option<Kernel>,
+    /// QEMU's program, which emulates the host.
+    pub qemu: PathBuf,
 }
 
 impl Prepared {
@@ -47,6 +51,14 @@ impl Prepared {
     }
 }
 
+/// Where packages come from.
+struct Sources {
+    /// What is installed on this machine.
+    tools: Apt,
+    /// What the emulated host is made of.
+    parts: Apt,
+}
+
 /// Makes the machine ready, saying each step that costs time. The tailored kernel is used if it is there.
 pub fn prepare() -> Result<Prepared> {
     prepare_with(|directory, _| Ok(tailored::find(directory)))
@@ -54,11 +66,11 @@ pub fn prepare() -> Result<Prepared> {
 
 /// Makes the machine ready, with the tailored kernel.
 pub fn prepare_with_tailored_kernel() -> Result<Prepared> {
-    prepare_with(|directory, apt| tailored::find_or_build(directory, apt).map(Some))
+    prepare_with(|directory, sources| tailored::find_or_build(directory, sources).map(Some))
 }
 
 fn prepare_with(
-    tailored: impl FnOnce(&Path, &apt::Apt) -> Result<Option<Kernel>>,
+    tailored: impl FnOnce(&Path, &Sources) -> Result<Option<Kernel>>,
 ) -> Result<Prepared> {
     let cache = cache_directory()?;
     // Two runs at once must not both install: the second waits, then finds all in place.
@@ -66,11 +78,19 @@ fn prepare_with(
     let _held = Flock::lock(lock, FlockArg::LockExclusive)
         .map_err(|(_, error)| error)
         .path(&cache)?;
-    let apt = apt::Apt::new(cache.join("apt"));
-    apt.install_missing()?;
-    let kernel = Kernel::find_or_fetch(&cache.join("kernel"), &apt)?;
-    let tailored = tailored(&cache.join("host-kernel"), &apt)?;
-    Ok(Prepared { kernel, tailored })
+    let sources = Sources {
+        tools: Apt::of_this_machine(cache.join("apt")),
+        parts: Apt::of_parts(cache.join("apt-parts")),
+    };
+    sources.tools.install_missing()?;
+    let qemu = qemu::find_or_fetch(&cache.join("qemu"), &sources.parts)?;
+    let kernel = Kernel::find_or_fetch(&cache.join("kernel"), &sources.parts)?;
+    let tailored = tailored(&cache.join("host-kernel"), &sources)?;
+    Ok(Prepared {
+        kernel,
+        tailored,
+        qemu,
+    })
 }
 
 /// Runs one step of the preparation and prints one line for it, with the time it took.

@@ -1,6 +1,7 @@
 //! A kernel with what Debian's own leaves out: iommufd, VFIO device files and the sample mediated devices. Built from
 //! Debian's source with `host-kernel.config`, everything in the image, and kept for as long as that file stays as it is.
 
+use super::Sources;
 use super::apt::Apt;
 use super::kernel::{Kernel, only_entry, only_name};
 use super::step;
@@ -39,7 +40,7 @@ pub fn find(directory: &Path) -> Option<Kernel> {
 }
 
 /// The kernel in `directory`, built if there is none: minutes.
-pub fn find_or_build(directory: &Path, apt: &Apt) -> Result<Kernel> {
+pub fn find_or_build(directory: &Path, sources: &Sources) -> Result<Kernel> {
     if let Some(found) = find(directory) {
         return Ok(found);
     }
@@ -49,11 +50,11 @@ pub fn find_or_build(directory: &Path, apt: &Apt) -> Result<Kernel> {
         .filter(|(file, _)| !Path::new(file).exists())
         .map(|(_, package)| *package)
         .collect();
-    apt.install_packages(&missing)?;
+    sources.tools.install_packages(&missing)?;
     let staging = tempfile::tempdir_in(directory).path(directory)?;
     let (tree, version) = step(
         "downloading and unpacking the source of Debian's 6.12 kernel",
-        || unpack_source(apt, staging.path()),
+        || unpack_source(&sources.parts, staging.path()),
     )?;
     let root = staging.path().join("root");
     step("building the tailored kernel (about eight minutes)", || {
