@@ -2,10 +2,26 @@
 
 use kvm_bindings::nested::KvmNestedStateBuffer;
 use kvm_bindings::{
-    Msrs, kvm_debugregs, kvm_fpu, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_nested_state,
-    kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, Msrs, kvm_debugregs, kvm_device_attr, kvm_fpu,
+    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_nested_state, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
+use vmm_sys_util::ioctl::ioctl_with_ref;
+
+// Of `kvm-ioctls` only aarch64 vCPUs have these.
+vmm_sys_util::ioctl_iow_nr!(
+    KVM_SET_DEVICE_ATTR,
+    kvm_bindings::KVMIO,
+    0xe1,
+    kvm_device_attr
+);
+vmm_sys_util::ioctl_iow_nr!(
+    KVM_GET_DEVICE_ATTR,
+    kvm_bindings::KVMIO,
+    0xe2,
+    kvm_device_attr
+);
 
 /// Counts on across a reset of the processor, as on hardware.
 const MSR_IA32_TSC: u32 = 0x10;
@@ -75,6 +91,7 @@ impl PowerOn {
         vcpu.set_debug_regs(&self.debug)?;
         vcpu.set_lapic(&self.lapic)?;
         write_msrs(vcpu, &self.msrs)?;
+        renew_tsc_offset(vcpu)?;
         vcpu.set_vcpu_events(&self.events)
     }
 }
@@ -120,6 +137,32 @@ impl Nested {
         state.hdr.pad = self.header;
         vcpu.set_nested_state(&state)
     }
+}
+
+/// Writes the TSC's offset from the host's as it is. After a triple fault KVM clears the control block of an AMD
+/// processor and forgets the offset there while it still reckons with it: what the guest reads is then ahead of what
+/// KVM takes deadlines of its timer to mean, and the timer is late by as long as the host was up before the guest.
+fn renew_tsc_offset(vcpu: &VcpuFd) -> Result<(), kvm_ioctls::Error> {
+    let mut offset = 0u64;
+    let attribute = kvm_device_attr {
+        group: KVM_VCPU_TSC_CTRL,
+        attr: KVM_VCPU_TSC_OFFSET.into(),
+        addr: &raw mut offset as u64,
+        ..Default::default()
+    };
+    for request in [KVM_GET_DEVICE_ATTR(), KVM_SET_DEVICE_ATTR()] {
+        // SAFETY: KVM reads the attribute, and writes or reads the eight bytes at its `addr`, which is `offset`; both
+        // live across the call.
+        if unsafe { ioctl_with_ref(vcpu, request, &attribute) } != 0 {
+            let error = kvm_ioctls::Error::last();
+            // Linux before 5.16 has no such attribute.
+            return match error.errno() {
+                libc::ENXIO => Ok(()),
+                _ => Err(error),
+            };
+        }
+    }
+    Ok(())
 }
 
 fn set_lvt(lapic: &mut kvm_lapic_state, register: usize, value: u32) {

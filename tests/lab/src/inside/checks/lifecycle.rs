@@ -28,6 +28,13 @@ pub const CHECKS: &[Check] = &[
         run: reboot,
     },
     Check {
+        name: "timer-works-after-a-triple-fault",
+        cpus: ONE_AND_FOUR,
+        limit: 180,
+        fixture: None,
+        run: triple_fault,
+    },
+    Check {
         name: "no-reboot-ends-with-zero",
         cpus: &[1],
         limit: 90,
@@ -74,6 +81,24 @@ fn reboot(rig: &mut Rig, cpus: u32) -> Result<()> {
     if guest.ask("test -e /tmp/before", PATIENCE)?.status == 0 {
         return fail("the guest did not start over");
     }
+    expect_success(guest.power_off()?)
+}
+
+/// The guest's kernel resets by a triple fault, and sleeps no longer than it means to afterwards.
+fn triple_fault(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let mut guest = rig.boot(&GuestSpec {
+        extra_cmdline: "reboot=t",
+        ..GuestSpec::new(cpus)
+    })?;
+    guest.type_command("reboot -f")?;
+    guest.wait_ready()?;
+    if rig.vmm == crate::inside::Vmm::Sluice && !guest.complaints().contains("triple fault") {
+        return fail("the guest did not reset by a triple fault");
+    }
+    guest.sh_within(
+        "for i in $(seq 10); do sleep 0.2; done",
+        Duration::from_secs(15),
+    )?;
     expect_success(guest.power_off()?)
 }
 
