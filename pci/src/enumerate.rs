@@ -107,6 +107,7 @@ struct Found {
 pub struct Hierarchy<'a, C: ConfigCycles> {
     cycles: &'a C,
     root: Vec<Found>,
+    last_bus: u8,
 }
 
 /// An extent that addresses are packed into: how much, and how aligned.
@@ -121,7 +122,16 @@ impl<'a, C: ConfigCycles> Hierarchy<'a, C> {
     pub fn survey(cycles: &'a C) -> Self {
         let mut next_bus = 1;
         let root = scan_bus(cycles, 0, &mut next_bus);
-        Self { cycles, root }
+        Self {
+            cycles,
+            root,
+            last_bus: (next_bus - 1).min(0xff) as u8,
+        }
+    }
+
+    /// The highest bus number given out.
+    pub fn last_bus(&self) -> u8 {
+        self.last_bus
     }
 
     /// Bytes that the 64-bit window must hold, and the largest alignment in it.

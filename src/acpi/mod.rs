@@ -17,7 +17,7 @@ use devices::dma::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::memory::Layout;
-use crate::memory::layout::{BIOS_AREA, ECAM_BASE, ECAM_BUSES, EXTENDED_START};
+use crate::memory::layout::{BIOS_AREA, ECAM_BASE, EXTENDED_START};
 
 /// Who made the tables.
 const OEM_ID: [u8; 6] = *b"SLUICE";
@@ -43,6 +43,9 @@ pub struct Platform<'a> {
     /// Which of PIRQA to PIRQH (0 to 7) pin 0 to 3 (INTA to INTD) of a device number on bus
     /// 0 is wired to.
     pub pirq: fn(device: u8, pin: u8) -> u8,
+    /// The last bus that there is. No more are promised, for Linux looks for root buses on
+    /// every one: 32 config reads each, which are 64 exits.
+    pub last_bus: u8,
     /// What the guest's kernel may run natively.
     pub native: Native,
 }
@@ -83,7 +86,7 @@ pub fn build(platform: &Platform) -> Tables {
     let dsdt = place.table(&dsdt::build(platform));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    mcfg.add_ecam(ECAM_BASE, 0, 0, (ECAM_BUSES - 1) as u8);
+    mcfg.add_ecam(ECAM_BASE, 0, 0, platform.last_bus);
     let tables: [&dyn Aml; 3] = [&fadt::build(facs, dsdt), &madt::build(platform), &mcfg];
     for table in tables {
         xsdt.add_entry(place.table(table));

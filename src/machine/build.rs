@@ -84,6 +84,7 @@ impl Machine {
             requests: board.requests,
             alarms: board.alarms,
             fast_paths,
+            tables: tables(config.cpus, &layout, root.last_bus()),
             root,
             _nics: nics,
             _drives: drives,
@@ -94,7 +95,6 @@ impl Machine {
             vcpus: core.vcpus,
             images,
             cmdline: config.cmdline.clone(),
-            tables: tables(config.cpus, &layout),
             layout,
             no_reboot: config.no_reboot,
             _vm: core.vm,
@@ -255,13 +255,14 @@ fn windows(layout: &Layout) -> Windows {
     }
 }
 
-fn tables(cpus: u32, layout: &Layout) -> acpi::Tables {
+fn tables(cpus: u32, layout: &Layout, last_bus: u8) -> acpi::Tables {
     let apic_ids: Vec<u32> = (0..cpus).collect();
     acpi::build(&acpi::Platform {
         apic_ids: &apic_ids,
         ioapic_id: IOAPIC_ID,
         layout,
         pirq: |device, pin| pirq(device, InterruptPin::from_index(pin)),
+        last_bus,
         native: acpi::Native::default(),
     })
 }

@@ -115,6 +115,11 @@ impl PciRoot {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The highest number of a bus.
+    pub fn last_bus(&self) -> u8 {
+        Hierarchy::survey(&self.topology).last_bus()
+    }
+
     /// Bytes that the window above RAM must hold, and the largest alignment in it.
     pub fn demand64(&self) -> (u64, u64) {
         Hierarchy::survey(&self.topology).demand64()

@@ -69,6 +69,7 @@ fn everything_placed_is_reached_through_its_bridge() {
     let topology = hierarchy(&[nic], &[gpu]);
     let survey = Hierarchy::survey(&topology);
     assert_eq!(survey.demand64(), (1 << 34, 1 << 34));
+    assert_eq!(survey.last_bus(), 1);
     survey.place(&windows()).unwrap();
     assert_eq!(
         topology.functions().nth(2).unwrap().bdf,

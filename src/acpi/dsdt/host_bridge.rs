@@ -9,10 +9,9 @@ use acpi_tables::aml::{
 
 use super::super::{Native, Platform};
 use super::{Raw, interrupts, isa, raw};
-use crate::memory::layout::ECAM_BUSES;
 
 /// What `_OSC` on a host bridge is asked with (PCI Firmware 3.3 §4.5.1).
-const OSC_PCI: &str = "33DB4DFF-1FF7-401C-9657-7441C03DD766";
+const OSC_PCI: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
 /// Bits of its first dword, the status.
 const OSC_UNKNOWN_UUID: u32 = 1 << 2;
 const OSC_UNKNOWN_REVISION: u32 = 1 << 3;
@@ -54,7 +53,7 @@ fn windows(platform: &Platform) -> Raw {
     let (low, high) = (platform.layout.pci32, platform.layout.pci64);
     let memory = AddressSpaceCacheable::NotCacheable;
     raw(&ResourceTemplate::new(vec![
-        &AddressSpace::<u16>::new_bus_number(0, (ECAM_BUSES - 1) as u16),
+        &AddressSpace::<u16>::new_bus_number(0, platform.last_bus.into()),
         &IO::new(0xcf8, 0xcf8, 1, 8),
         &AddressSpace::<u16>::new_io(0, 0xcf7, None),
         &AddressSpace::<u16>::new_io(0xd00, 0xffff, None),
