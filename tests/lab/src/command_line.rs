@@ -86,6 +86,10 @@ pub struct Test {
     /// emulated processors stumble now and then, whatever the monitor
     #[arg(long)]
     pub retry: bool,
+    /// Begin no test when so many minutes have gone by: what is left is skipped, and told. What --retry tries again
+    /// has a quarter as long
+    #[arg(long, value_name = "MINUTES")]
+    pub within: Option<u64>,
     /// Tests, by name or by a part of it
     pub names: Vec<String>,
 }

@@ -9,7 +9,7 @@ use crate::prepare::{HostKernel, Prepared, prepare};
 use crate::process::build_sluice;
 use clap::ValueEnum;
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How many emulated hosts may be lost outside of tests before that is a failure of its own.
 const SPARE_HOSTS: u32 = 3;
@@ -22,6 +22,10 @@ struct Tally {
     failed: Vec<(String, String)>,
     skipped: u32,
     hosts_lost: u32,
+    /// When no test may begin any more.
+    deadline: Option<Instant>,
+    /// Those that would have begun later.
+    not_reached: Vec<String>,
 }
 
 /// Runs what was asked for and prints a line for each; the status is 0 if none failed.
@@ -51,17 +55,14 @@ pub fn run(test: &Test) -> Result<i32> {
     }
     let prepared = prepare()?;
     let mut tally = Tally::default();
+    let minutes = test.within.map(|minutes| Duration::from_secs(minutes * 60));
+    tally.deadline = minutes.map(|all| Instant::now() + all);
     println!("running {} tests in the lab", waiting.len());
     on_every_kernel(&prepared, test.vmm, waiting, &mut tally)?;
+    tally.skipped += count_of(&tally.not_reached);
     if test.retry && !tally.failed.is_empty() {
-        let first = std::mem::take(&mut tally.failed);
-        println!("\ntrying {} again, on a fresh emulated host", first.len());
-        let again = first.iter().map(|(name, _)| name.clone()).collect();
-        on_every_kernel(&prepared, test.vmm, again, &mut tally)?;
-        let still = |name: &String| tally.failed.iter().any(|(failed, _)| failed == name);
-        for (name, why) in first.iter().filter(|(name, _)| !still(name)) {
-            println!("\n---- {name}, which passed at the second try ----\n{why}");
-        }
+        tally.deadline = minutes.map(|all| Instant::now() + all / 4);
+        try_again(&prepared, test.vmm, &mut tally)?;
     }
     for (name, why) in &tally.failed {
         println!("\n---- {name} ----\n{why}");
@@ -78,6 +79,27 @@ pub fn run(test: &Test) -> Result<i32> {
         tally.failed.len()
     );
     Ok(i32::from(!tally.failed.is_empty()))
+}
+
+/// Gives those that failed a second chance, and tells how those failed first that now pass.
+fn try_again(prepared: &Prepared, vmm: Vmm, tally: &mut Tally) -> Result<()> {
+    let first = std::mem::take(&mut tally.failed);
+    tally.not_reached.clear();
+    println!("\ntrying {} again, on a fresh emulated host", first.len());
+    let again = first.iter().map(|(name, _)| name.clone()).collect();
+    on_every_kernel(prepared, vmm, again, tally)?;
+    for (name, why) in first {
+        if tally.not_reached.contains(&name) {
+            tally.failed.push((name, why));
+        } else if !tally.failed.iter().any(|(failed, _)| *failed == name) {
+            println!("\n---- {name}, which passed at the second try ----\n{why}");
+        }
+    }
+    Ok(())
+}
+
+fn count_of(names: &[String]) -> u32 {
+    u32::try_from(names.len()).unwrap_or(u32::MAX)
 }
 
 /// Starts emulated hosts, of one kernel after the other, until none of these tests waits. Those whose kernel is not
@@ -99,7 +121,7 @@ fn on_every_kernel(
             && !waiting.is_empty()
         {
             println!("{} tests skipped: {why}", waiting.len());
-            tally.skipped += u32::try_from(waiting.len()).unwrap_or(u32::MAX);
+            tally.skipped += count_of(&waiting);
             continue;
         }
         while !waiting.is_empty() {
@@ -137,6 +159,12 @@ fn one_host(
     loop {
         match session.next_line(patience) {
             Heard::Line(line) => match Event::read(&line) {
+                Some(Event::Begin { .. }) if tally.is_over() => {
+                    session.kill();
+                    println!("no time is left for {}", waiting.join(" "));
+                    tally.not_reached.append(waiting);
+                    return Ok(());
+                }
                 Some(Event::Begin { test, limit }) => {
                     print!("test {test} ... ");
                     let _ = std::io::stdout().flush();
@@ -191,6 +219,11 @@ fn indented(text: &str) -> String {
 }
 
 impl Tally {
+    fn is_over(&self) -> bool {
+        self.deadline
+            .is_some_and(|deadline| Instant::now() > deadline)
+    }
+
     /// A host that ends outside of any test has failed none, and the next one may go on; but not for ever.
     fn host_lost(&mut self, how: String) -> Result<()> {
         self.hosts_lost += 1;

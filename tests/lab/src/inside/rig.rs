@@ -87,6 +87,13 @@ impl Rig {
         Guest::boot(self.vmm, spec)
     }
 
+    /// Boots a guest like a fixture's with another monitor; whatever was running ends.
+    pub fn boot_with(&mut self, vmm: Vmm, fixture: Fixture) -> Result<Guest> {
+        self.stop();
+        let spec = self.spec(fixture)?;
+        Guest::boot(vmm, &spec)
+    }
+
     /// Ends the shared guest the hard way, as after a failure.
     pub fn stop(&mut self) {
         self.running = None;
