@@ -66,7 +66,11 @@ fn bind_refuses(rig: &mut Rig, _: u32) -> Result<()> {
     rig.stop();
     output_of(Command::new("modprobe").args(["-a", "e1000e", "ahci"]))?;
     sysfs::unbind(E1000E)?;
-    sysfs::write("/sys/bus/pci/drivers_probe", E1000E)?;
+    // The drivers may have been there before, and had the devices taken from them.
+    for address in [E1000E, DISK_CONTROLLER] {
+        sysfs::write("/sys/bus/pci/drivers_probe", address)?;
+    }
+    expect_driver(DISK_CONTROLLER, Some("ahci"))?;
     let outcome = (|| {
         let interface = sysfs::interface(E1000E)?;
         ip(&format!("addr add 10.40.0.2/24 dev {interface}"))?;
