@@ -25,7 +25,7 @@ pub fn demo(vmm: Vmm) -> Result<i32> {
     let task = format!("demo --vmm {}", name_of(vmm));
     let mut watched = watch(&task, STEP)?;
     if let Watched::FellSilent(how) = &watched {
-        // It is an emulation, and was seen to lose a timer's interrupt.
+        // QEMU's emulation loses a timer interrupt now and then (see `inside::poke`).
         println!("\nThe emulated host fell silent. Starting another one.\n{how}\n");
         watched = watch(&task, STEP)?;
     }

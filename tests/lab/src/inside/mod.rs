@@ -9,6 +9,7 @@ mod kernel_log;
 mod linux;
 mod measure;
 mod media;
+mod poke;
 mod rig;
 mod state;
 pub mod suite;
@@ -24,6 +25,7 @@ use crate::error::Result;
 
 /// Runs one task inside.
 pub fn main(task: &Inside) -> Result<()> {
+    poke::start();
     match task {
         Inside::SetUp => host::set_up(),
         Inside::Test { vmm, names } => suite::run(*vmm, names),

@@ -1,8 +1,7 @@
 //! The QEMU that emulates the host, and that Sluice is measured against: newer than the machine's release has, so it is
 //! unpacked with every library it needs and run by its own dynamic linker, and nothing is installed.
 //!
-//! With 10.0.2 emulated processors now and then lost their timer's interrupt for good while a nested guest was entered
-//! or left, and QEMU ended in an assertion of its software TLB when the address map changed under them.
+//! 10.0.2 now and then ended in an assertion of its software TLB when the address map changed under its processors.
 
 use super::apt::Apt;
 use super::step;
