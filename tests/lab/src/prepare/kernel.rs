@@ -6,6 +6,7 @@ use crate::error::{Context, Result, fail};
 use crate::process::output_of;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -88,6 +89,11 @@ impl Kernel {
             let unpacked = staging.path().join("root");
             let archive = only_entry(staging.path())?;
             output_of(Command::new("dpkg").arg("-x").arg(&archive).arg(&unpacked))?;
+            // Where /usr is merged, as since Debian 13, packages have nothing in /lib.
+            let lib = unpacked.join("lib");
+            if !lib.exists() {
+                symlink("usr/lib", &lib).path(&lib)?;
+            }
             let release = only_name(&unpacked.join("lib/modules"))?;
             let kernel = Self {
                 root: unpacked.clone(),
