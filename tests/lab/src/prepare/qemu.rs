@@ -1,7 +1,7 @@
 //! The QEMU that emulates the host, and that Sluice is measured against: newer than the machine's release has, so it is
 //! unpacked with every library it needs and run by its own dynamic linker, and nothing is installed.
 //!
-//! 10.0.2 now and then ended in an assertion of its software TLB when the address map changed under its processors.
+//! 10.0.2 was seen to end in an assertion of its software TLB (`iotlb_to_section`), which 11 has no more.
 
 use super::apt::Apt;
 use super::step;
