@@ -7,6 +7,7 @@
 
 use std::ops::RangeInclusive;
 
+use crate::registers::{ExpressCapabilities, SlotCapabilities};
 use crate::{Bdf, ConfigWrite, Register};
 
 const VENDOR_ID: Register = Register::containing(0x00);
@@ -25,6 +26,11 @@ const PREFETCHABLE_BASE_UPPER: Register = Register::containing(0x28);
 const PREFETCHABLE_LIMIT_UPPER: Register = Register::containing(0x2c);
 const IO_WINDOW_UPPER: Register = Register::containing(0x30);
 
+const CAPABILITIES: u16 = 0x34;
+/// The PCI Express capability's ID, and where in it Slot Capabilities is.
+const EXPRESS: u8 = 0x10;
+const SLOT_CAPABILITIES: u16 = 0x14;
+
 const COMMAND_IO: u32 = 1 << 0;
 const COMMAND_MEMORY: u32 = 1 << 1;
 const COMMAND_BUS_MASTER: u32 = 1 << 2;
@@ -35,6 +41,12 @@ const BRIDGE_IO: u64 = 1 << 12;
 /// A 64-bit BAR of this size goes above 4 GiB even if not prefetchable; PCI Express lets it
 /// lie in a prefetchable window (PCIe 6.0 §7.5.1.2.1, implementation note).
 const TOO_BIG_FOR_32_BITS: u64 = 256 << 20;
+
+/// What a bridge's windows have room for, at the least, if its slot is hot-plug capable: BARs
+/// of what comes later. I/O ports are too few to keep any. Software that needs more finds it
+/// in what no bridge has.
+const HOT_PLUG_MEMORY32: u64 = 2 << 20;
+const HOT_PLUG_MEMORY64: u64 = 1 << 30;
 
 /// Config cycles into a hierarchy.
 pub trait ConfigCycles {
@@ -101,6 +113,8 @@ struct Found {
     bars: Vec<BarFound>,
     /// What lies behind, if it is a bridge.
     behind: Option<Vec<Found>>,
+    /// It has a slot that devices may come into later.
+    hot_plug: bool,
 }
 
 /// A hierarchy whose buses are numbered and whose BARs are sized, but not placed.
@@ -234,6 +248,18 @@ impl<'a, C: ConfigCycles> Hierarchy<'a, C> {
     }
 }
 
+impl Found {
+    /// Bytes of a window that are kept for what comes later.
+    fn kept(&self, pool: Pool) -> u64 {
+        match pool {
+            _ if !self.hot_plug => 0,
+            Pool::Io => 0,
+            Pool::Memory32 => HOT_PLUG_MEMORY32,
+            Pool::Memory64 => HOT_PLUG_MEMORY64,
+        }
+    }
+}
+
 impl Pool {
     fn name(self) -> &'static str {
         match self {
@@ -274,14 +300,15 @@ fn layout(functions: &[Found], pool: Pool, base: u64) -> Vec<(Item<'_>, u64)> {
         let bars = function.bars.iter().filter(|bar| bar.pool == pool);
         items.extend(bars.map(|bar| Item::Bar(function, bar)));
         let behind = pack(function.behind.as_deref().unwrap_or(&[]), pool);
-        if behind.size > 0 {
+        let size = behind.size.max(function.kept(pool));
+        if size > 0 {
             let grain = if pool == Pool::Io {
                 BRIDGE_IO
             } else {
                 BRIDGE_MEMORY
             };
             let extent = Extent {
-                size: align_up(behind.size, grain),
+                size: align_up(size, grain),
                 align: behind.align.max(grain),
             };
             items.push(Item::Behind(function, extent));
@@ -342,7 +369,31 @@ fn scan_function<C: ConfigCycles>(cycles: &C, bdf: Bdf, next_bus: &mut u16) -> F
     let mut bars = size_bars(cycles, bdf, count);
     bars.extend(size_rom(cycles, bdf, rom));
     let behind = is_bridge.then(|| scan_bridge(cycles, bdf, next_bus));
-    Found { bdf, bars, behind }
+    Found {
+        bdf,
+        bars,
+        behind,
+        hot_plug: is_bridge && has_hot_plug_slot(cycles, bdf),
+    }
+}
+
+/// Slot Implemented, and Hot-Plug Capable in Slot Capabilities (PCIe 6.0 §7.5.3.2, §7.5.3.9).
+fn has_hot_plug_slot<C: ConfigCycles>(cycles: &C, bdf: Bdf) -> bool {
+    let dword = |offset: u16| cycles.read(bdf, Register::containing(offset));
+    let mut at = dword(CAPABILITIES) as u16 & 0xfc;
+    // A list has at most as many entries as there is room for.
+    for _ in 0..48 {
+        let header = dword(at);
+        match (at, header as u8) {
+            (0, _) => return false,
+            (_, EXPRESS) => {
+                let slot = ExpressCapabilities((header >> 16) as u16).slot();
+                return slot && SlotCapabilities(dword(at + SLOT_CAPABILITIES)).hot_plug();
+            }
+            _ => at = (header >> 8) as u16 & 0xfc,
+        }
+    }
+    false
 }
 
 fn scan_bridge<C: ConfigCycles>(cycles: &C, bridge: Bdf, next_bus: &mut u16) -> Vec<Found> {

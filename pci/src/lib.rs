@@ -86,7 +86,9 @@ mod topology;
 
 pub use access::{ConfigWrite, Register};
 pub use bdf::{Bdf, HostBdf, ParseBdfError};
-pub use bridge::{Bridge, Forwarded, PciBridge, RootPort, RootPortConfig, RootPortState};
+pub use bridge::{
+    Bridge, Forwarded, PciBridge, PortWires, RootPort, RootPortConfig, RootPortState,
+};
 pub use capability::{
     Acs, Aer, Ari, Capability, CapabilityError, Express, ExpressKind, ExtendedCapability, InBar,
     Link, Msi, Msix, PowerManagement, PowerState, Slot,

@@ -1,9 +1,11 @@
 //! What routing needs to know of a PCI-to-PCI bridge (PCI-to-PCI Bridge 1.2 §3.2.5).
 
+mod errors;
 mod root_port;
+mod slot;
 mod type1;
 
-pub use root_port::{RootPort, RootPortConfig, RootPortState};
+pub use root_port::{PortWires, RootPort, RootPortConfig, RootPortState};
 pub use type1::PciBridge;
 
 /// An inclusive range of addresses that a bridge passes downstream.
@@ -41,8 +43,9 @@ pub trait Bridge {
         false
     }
 
-    /// The bus behind is held in reset, and nothing on it answers (Secondary Bus Reset).
-    fn holds_reset(&self) -> bool {
+    /// Nothing behind answers: the bus is held in reset (Secondary Bus Reset), or the link to
+    /// it is down.
+    fn is_shut(&self) -> bool {
         false
     }
 }

@@ -1,17 +1,20 @@
 //! A PCI Express root port: a type 1 header over a link with one slot. The identity is
 //! the X58 I/O hub's, known to every system that knows PCI Express.
 //!
-//! The slot is not hot-plug capable yet: what is in it is there from power-on.
+//! What is in the slot is there from power-on, or, if the slot is hot-plug capable, comes and
+//! goes ([`super::slot`]). Of errors the port reports its own ([`super::errors`]).
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, OnceLock};
 
+use super::errors::ErrorRegisters;
+use super::slot::SlotRegisters;
 use crate::capability::express_offset;
 use crate::lock::locked;
-use crate::registers::{DeviceControl2, SlotControl};
+use crate::registers::{DeviceControl2, SlotControl, UncorrectableErrors};
 use crate::{
-    Acs, Aer, Bridge, Capability, CapabilityError, Changes, ClassCode, ConfigSpaceState,
+    Acs, Aer, Bdf, Bridge, Capability, CapabilityError, Changes, ClassCode, ConfigSpaceState,
     ConfigWrite, Express, ExtendedCapability, Forwarded, Function, Ids, InterruptPin, Link, Msi,
-    PciBridge, PowerManagement, Register, Slot, Window,
+    MsiMessage, PciBridge, PowerManagement, Register, Slot, Window,
 };
 
 /// "7500/5520/5500/X58 I/O Hub PCI Express Root Port 0".
@@ -35,35 +38,83 @@ pub struct RootPortConfig {
     pub slot: u16,
     /// Something is in the slot.
     pub occupied: bool,
+    /// What is in the slot may come and go.
+    pub hot_plug: bool,
     /// The fastest link, best no slower than that of what is behind it.
     pub link: Link,
 }
 
 impl RootPortConfig {
-    /// An occupied slot on a 16 GT/s x16 link.
+    /// An occupied slot on a 16 GT/s x16 link, for good.
     pub fn occupied(slot: u16) -> Self {
         Self {
             slot,
             occupied: true,
+            hot_plug: false,
             link: Link {
                 speed: 4,
                 width: 16,
             },
         }
     }
+
+    /// The same, empty.
+    pub fn empty(slot: u16) -> Self {
+        Self {
+            occupied: false,
+            ..Self::occupied(slot)
+        }
+    }
+
+    /// What is in the slot may come and go.
+    pub fn hot_plug(self) -> Self {
+        Self {
+            hot_plug: true,
+            ..self
+        }
+    }
+}
+
+/// What a root port is connected to. It calls with its registers locked, so that nothing
+/// overtakes: an implementation does not call back.
+pub trait PortWires: Send + Sync {
+    /// Takes an interrupt message of the port's own.
+    fn send(&self, message: MsiMessage);
+
+    /// Drives the port's own interrupt pin.
+    fn set_pin(&self, asserted: bool);
+
+    /// Software switched the power of the slot.
+    fn power_switched(&self, on: bool);
+}
+
+/// A root port.
+///
+/// **Reset** closes windows and clears bus numbers; the slot keeps what is in it, has power
+/// if that is something, and no events wait.
+pub struct RootPort {
+    state: Mutex<State>,
+    wires: OnceLock<Arc<dyn PortWires>>,
 }
 
 struct State {
     bridge: PciBridge,
     /// Where the PCI Express capability is.
     express: u16,
+    /// Where the Advanced Error Reporting capability is.
+    aer: u16,
+    link: Link,
+    hot_plug: bool,
+    occupied: bool,
+    told: Told,
 }
 
-/// A root port. It never interrupts by itself: there is no event it could tell of.
-///
-/// **Reset** closes windows and clears bus numbers; the slot keeps what is in it.
-pub struct RootPort {
-    state: Mutex<State>,
+/// What the wires were told last.
+#[derive(Default)]
+struct Told {
+    slot: bool,
+    errors: bool,
+    pin: bool,
 }
 
 /// A [`RootPort`] as data.
@@ -75,6 +126,10 @@ pub struct RootPortState {
     pub subordinate: u8,
     /// The ranges passed downstream.
     pub forwarded: Vec<Forwarded>,
+    /// Something is in the slot.
+    pub occupied: bool,
+    /// The slot has power.
+    pub powered: bool,
     /// Its config space.
     pub config: ConfigSpaceState,
 }
@@ -93,36 +148,111 @@ impl RootPort {
         let slot = Slot {
             number: config.slot,
             occupied: config.occupied,
+            hot_plug: config.hot_plug,
         };
         let express = Express::root_port(slot).link(config.link);
         let express = space.add_capability(Capability::Express(express))?;
         space.add_capability(Capability::PowerManagement(PowerManagement {
             no_soft_reset: true,
         }))?;
-        space.add_extended_capability(&ExtendedCapability::Aer(Aer { root: true }))?;
+        let aer = space.add_extended_capability(&ExtendedCapability::Aer(Aer { root: true }))?;
         space.add_extended_capability(&ExtendedCapability::Acs(Acs::ISOLATING))?;
-        let express = u16::from(express);
         Ok(Self {
-            state: Mutex::new(State { bridge, express }),
+            state: Mutex::new(State {
+                bridge,
+                express: express.into(),
+                aer,
+                link: config.link,
+                hot_plug: config.hot_plug,
+                occupied: config.occupied,
+                told: Told::default(),
+            }),
+            wires: OnceLock::new(),
         })
+    }
+
+    /// Connects the port. One that is not connected interrupts nobody.
+    pub fn wire(&self, wires: Arc<dyn PortWires>) {
+        // A port is soldered in once.
+        let _ = self.wires.set(wires);
+    }
+
+    /// Something was put into the hot-plug slot. It answers once software has given it power.
+    pub fn insert(&self) {
+        self.change(|state| state.set_occupied(true));
+    }
+
+    /// What was in the hot-plug slot is gone.
+    pub fn take_out(&self) {
+        self.change(|state| state.set_occupied(false));
+    }
+
+    /// The attention button of the hot-plug slot is pressed: somebody would like to have what
+    /// is in it.
+    pub fn press_attention(&self) {
+        self.change(|state| state.slot().press_attention());
+    }
+
+    /// Software gives the slot power.
+    pub fn has_power(&self) -> bool {
+        !locked(&self.state).slot().control().power_off()
+    }
+
+    /// Reports errors of the port, which is at `port`, as far as software wants to know.
+    pub fn report(&self, errors: UncorrectableErrors, port: Bdf) {
+        self.change(|state| state.errors().report(errors, port));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let state = &mut *locked(&self.state);
+        change(state);
+        state.tell(self.wires.get());
     }
 
     /// The port as data.
     pub fn state(&self) -> RootPortState {
-        let state = locked(&self.state);
+        let mut state = locked(&self.state);
         RootPortState {
             secondary: state.bridge.secondary(),
             subordinate: state.bridge.subordinate(),
             forwarded: state.bridge.forwarded(),
+            occupied: state.occupied,
+            powered: !state.slot().control().power_off(),
             config: state.bridge.space().state(),
         }
     }
 }
 
+/// What of a port others act upon; the difference of two is a [`Changes`].
+#[derive(PartialEq)]
+struct View {
+    slot: SlotControl,
+    ari: bool,
+    link: bool,
+}
+
 impl State {
-    fn slot_control(&self) -> SlotControl {
-        let at = self.express + express_offset::SLOT_CONTROL;
-        SlotControl(self.bridge.space().get_u16(at))
+    fn slot(&mut self) -> SlotRegisters<'_> {
+        SlotRegisters {
+            express: self.express,
+            link: self.link,
+            space: self.bridge.space_mut(),
+        }
+    }
+
+    fn errors(&mut self) -> ErrorRegisters<'_> {
+        ErrorRegisters {
+            aer: self.aer,
+            express: self.express,
+            space: self.bridge.space_mut(),
+        }
+    }
+
+    fn set_occupied(&mut self, occupied: bool) {
+        if self.hot_plug {
+            self.occupied = occupied;
+            self.slot().set_occupied(occupied);
+        }
     }
 
     fn device_control_2(&self) -> DeviceControl2 {
@@ -130,16 +260,72 @@ impl State {
         DeviceControl2(self.bridge.space().get_u16(at))
     }
 
-    /// ARI decides which functions answer.
-    fn write(&mut self, write: ConfigWrite) -> Changes {
-        let slot = self.slot_control();
-        let ari = self.device_control_2().ari_forwarding();
+    fn is_link_down(&mut self) -> bool {
+        self.hot_plug && !self.slot().is_link_up()
+    }
+
+    fn view(&mut self) -> View {
+        View {
+            slot: self.slot().control(),
+            ari: self.device_control_2().ari_forwarding(),
+            link: !self.is_link_down(),
+        }
+    }
+
+    /// ARI decides which functions answer, and power whether any does: those that lose it are
+    /// reset.
+    fn write(&mut self, write: ConfigWrite, wires: Option<&Arc<dyn PortWires>>) -> Changes {
+        let before = self.view();
         let mut changes = self.bridge.write(write);
-        changes.set(Changes::SLOT, slot != self.slot_control());
-        if ari != self.device_control_2().ari_forwarding() {
+        if self.hot_plug {
+            self.slot().settle(write);
+        }
+        let after = self.view();
+        changes.set(Changes::SLOT, before.slot != after.slot);
+        if before.ari != after.ari || before.link != after.link {
             changes |= Changes::DECODE;
         }
+        if before.link && !after.link {
+            changes |= Changes::SECONDARY_RESET;
+        }
+        if before.slot.power_off() != after.slot.power_off()
+            && let Some(wires) = wires
+        {
+            wires.power_switched(!after.slot.power_off());
+        }
         changes
+    }
+
+    fn reset(&mut self) {
+        self.bridge.reset();
+        if self.hot_plug {
+            let occupied = self.occupied;
+            self.slot().reset(occupied);
+        }
+    }
+
+    /// Interrupts for what has come up since the last time: one message when there was nothing
+    /// to tell of its kind, a level for as long as there is (§6.7.3.4, §6.2.4.1.2).
+    fn tell(&mut self, wires: Option<&Arc<dyn PortWires>>) {
+        let slot = self.hot_plug && self.slot().interrupts();
+        let errors = self.errors().interrupts();
+        let news = slot && !self.told.slot || errors && !self.told.errors;
+        let space = self.bridge.space_mut();
+        space.set_interrupt_status(slot || errors);
+        let mut messages = Vec::new();
+        messages.extend(news.then(|| space.signal_msi(0)).flatten());
+        messages.extend(space.next_pending_msi());
+        let pin = space.intx();
+        let (master, was) = (space.is_bus_master(), self.told.pin);
+        self.told = Told { slot, errors, pin };
+        let Some(wires) = wires else { return };
+        messages
+            .into_iter()
+            .filter(|_| master)
+            .for_each(|message| wires.send(message));
+        if pin != was {
+            wires.set_pin(pin);
+        }
     }
 }
 
@@ -149,7 +335,10 @@ impl Function for RootPort {
     }
 
     fn write_config(&self, write: ConfigWrite) -> Changes {
-        locked(&self.state).write(write)
+        let state = &mut *locked(&self.state);
+        let changes = state.write(write, self.wires.get());
+        state.tell(self.wires.get());
+        changes
     }
 
     fn windows(&self) -> Vec<Window> {
@@ -157,7 +346,7 @@ impl Function for RootPort {
     }
 
     fn reset(&self) {
-        locked(&self.state).bridge.reset();
+        self.change(State::reset);
     }
 
     fn as_bridge(&self) -> Option<&dyn Bridge> {
@@ -186,62 +375,11 @@ impl Bridge for RootPort {
         locked(&self.state).device_control_2().ari_forwarding()
     }
 
-    fn holds_reset(&self) -> bool {
-        locked(&self.state).bridge.control().secondary_bus_reset()
+    fn is_shut(&self) -> bool {
+        let mut state = locked(&self.state);
+        state.bridge.control().secondary_bus_reset() || state.is_link_down()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::read_bytes;
-
-    fn port() -> RootPort {
-        RootPort::new(RootPortConfig::occupied(7)).unwrap()
-    }
-
-    fn read(port: &RootPort, offset: u16, len: usize) -> u32 {
-        let mut bytes = [0; 4];
-        read_bytes(offset, &mut bytes[..len], |r| port.read_config(r));
-        u32::from_le_bytes(bytes)
-    }
-
-    fn find(port: &RootPort, id: u32) -> u16 {
-        let mut at = read(port, 0x34, 1) as u16;
-        while at != 0 && read(port, at, 1) != id {
-            at = read(port, at + 1, 1) as u16;
-        }
-        assert_ne!(at, 0, "capability {id:#x}");
-        at
-    }
-
-    #[test]
-    fn is_a_root_port_with_an_occupied_slot() {
-        let port = port();
-        assert_eq!(read(&port, 0, 4), 0x3420_8086);
-        assert_eq!(read(&port, 0x0a, 2), 0x0604);
-        assert_eq!(read(&port, 0x0e, 1), 1);
-        let express = find(&port, 0x10);
-        assert_eq!(read(&port, express + 2, 2), 0x0142, "root port, slot, v2");
-        assert_eq!(read(&port, express + 0x14, 4) >> 19, 7);
-        assert_eq!(read(&port, express + 0x1a, 2), 0x0040, "presence");
-        assert_eq!(read(&port, express + 0x12, 2), 0x3104, "link up");
-        assert_eq!(read(&port, express + 0x2c, 4), 0x1e, "up to 16 GT/s");
-        for id in [0x01, 0x05, 0x0d] {
-            find(&port, id);
-        }
-        assert_eq!(read(&port, 0x100, 2), 1);
-    }
-
-    #[test]
-    fn ari_changes_who_answers() {
-        let port = port();
-        let at = find(&port, 0x10) + 0x28;
-        let on = ConfigWrite::new(Register::containing(at), 0x20, 1);
-        assert!(!port.forwards_ari());
-        assert_eq!(port.write_config(on), Changes::DECODE);
-        assert!(port.forwards_ari());
-        port.reset();
-        assert!(!port.forwards_ari());
-    }
-}
+mod tests;

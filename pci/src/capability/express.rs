@@ -6,18 +6,25 @@
 use super::{Dword, Effect};
 use crate::registers::{
     DeviceCapabilities, DeviceControl, DeviceControl2, ExpressCapabilities, LinkCapabilities,
-    LinkStatus, SlotCapabilities, SlotStatus,
+    LinkStatus, SlotCapabilities, SlotControl, SlotStatus,
 };
 use crate::{ConfigWrite, Register};
 
 /// Offsets in the capability.
 pub(crate) mod offset {
     pub const DEVICE_CONTROL: u16 = 0x08;
+    pub const DEVICE_STATUS: u16 = 0x0a;
     pub const LINK_CONTROL: u16 = 0x10;
+    pub const LINK_STATUS: u16 = 0x12;
     pub const SLOT_CONTROL: u16 = 0x18;
+    pub const SLOT_STATUS: u16 = 0x1a;
     pub const DEVICE_CONTROL_2: u16 = 0x28;
     pub const LINK_CONTROL_2: u16 = 0x30;
 }
+
+/// Indicator Control of a slot: on, and off (§7.5.3.10).
+const INDICATOR_ON: u8 = 1;
+const INDICATOR_OFF: u8 = 3;
 
 /// Device/Port Type.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -41,6 +48,18 @@ pub struct Link {
     pub width: u8,
 }
 
+impl Link {
+    /// Link Status of a port whose link is up.
+    pub(crate) fn up(self) -> LinkStatus {
+        let mut status = LinkStatus(0);
+        status.set_speed(self.speed);
+        status.set_width(self.width);
+        status.set_slot_clock(true);
+        status.set_active(true);
+        status
+    }
+}
+
 /// A slot behind a root port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Slot {
@@ -48,6 +67,8 @@ pub struct Slot {
     pub number: u16,
     /// Something is in it.
     pub occupied: bool,
+    /// What is in it may come and go while the machine runs.
+    pub hot_plug: bool,
 }
 
 /// The PCI Express capability.
@@ -167,14 +188,12 @@ impl Express {
 
     /// What Link Status says with the slot as it is.
     fn link_status(self) -> LinkStatus {
-        let mut status = LinkStatus(0);
         let up = self.slot.is_none_or(|slot| slot.occupied);
-        if up && self.has_link() {
-            status.set_speed(self.link.speed);
-            status.set_width(self.link.width);
-            status.set_slot_clock(true);
-            status.set_active(self.is_port());
+        if !up || !self.has_link() {
+            return LinkStatus(0);
         }
+        let mut status = self.link.up();
+        status.set_active(self.is_port());
         status
     }
 
@@ -185,17 +204,42 @@ impl Express {
         status
     }
 
+    /// Without hot-plug none of the controls exist (§7.5.3.10). With it an empty slot has no
+    /// power, until software turns it on for what came.
+    fn slot_control_and_status(self, slot: Slot) -> Dword {
+        let status = u32::from(self.slot_status().0) << 16;
+        if !slot.hot_plug {
+            return Dword::new(status, 0, 0);
+        }
+        let mut control = SlotControl(0);
+        control.set_power_off(!slot.occupied);
+        control.set_attention_indicator(INDICATOR_OFF);
+        control.set_power_indicator(if slot.occupied {
+            INDICATOR_ON
+        } else {
+            INDICATOR_OFF
+        });
+        // Every enable but the MRL sensor's, which there is none of; both indicators; the
+        // power controller; and Auto Slot Power Limit Disable. The events of Slot Status
+        // are cleared by writing ones (§7.5.3.11).
+        Dword::new(status | u32::from(control.0), 0x37fb, 0x011b_0000)
+    }
+
     fn slot_and_root(self) -> [Dword; 4] {
         let Some(slot) = self.slot else {
             return [Dword::default(); 4];
         };
         let mut capabilities = SlotCapabilities(0);
         capabilities.set_number(slot.number);
-        // The slot is not hot-plug capable: none of its controls exist (§7.5.3.10).
-        let status = u32::from(self.slot_status().0) << 16;
+        capabilities.set_attention_button(slot.hot_plug);
+        capabilities.set_power_controller(slot.hot_plug);
+        capabilities.set_attention_indicator(slot.hot_plug);
+        capabilities.set_power_indicator(slot.hot_plug);
+        capabilities.set_surprise(slot.hot_plug);
+        capabilities.set_hot_plug(slot.hot_plug);
         [
             Dword::fixed(capabilities.0),
-            Dword::new(status, 0, 0),
+            self.slot_control_and_status(slot),
             // Root Control: the three error enables and PME Interrupt Enable (§7.5.3.12).
             Dword::new(0, 0x000f, 0),
             // Root Status: PME Status is cleared by writing one (§7.5.3.14).

@@ -2,6 +2,16 @@
 
 use super::Dword;
 
+/// Offsets in Advanced Error Reporting.
+pub(crate) mod aer_offset {
+    pub const UNCORRECTABLE_STATUS: u16 = 0x04;
+    pub const UNCORRECTABLE_MASK: u16 = 0x08;
+    pub const UNCORRECTABLE_SEVERITY: u16 = 0x0c;
+    pub const ROOT_COMMAND: u16 = 0x2c;
+    pub const ROOT_STATUS: u16 = 0x30;
+    pub const ERROR_SOURCE: u16 = 0x34;
+}
+
 /// A capability from 100h on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ExtendedCapability {
@@ -31,7 +41,7 @@ impl Acs {
 }
 
 /// Advanced Error Reporting, of a port or an endpoint. The registers are there and keep
-/// what is written; nothing here signals errors, so the statuses stay clear.
+/// what is written; a root port reports errors in them, an endpoint here has none.
 ///
 /// Its statuses are sticky on hardware; here a reset is a cold reset and clears them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]

@@ -9,6 +9,7 @@ mod power;
 
 pub(crate) use express::offset as express_offset;
 pub use express::{Express, ExpressKind, Link, Slot};
+pub(crate) use extended::aer_offset;
 pub use extended::{Acs, Aer, Ari, ExtendedCapability};
 pub use msi::Msi;
 pub use msix::Msix;

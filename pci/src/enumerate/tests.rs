@@ -146,3 +146,20 @@ fn a_rom_has_its_place_and_is_off() {
             .any(|d| d.window.base == base && d.window.size == 0x4_0000)
     );
 }
+
+#[test]
+fn an_empty_hot_plug_slot_has_a_bus_and_windows_for_what_comes() {
+    let mut topology = hierarchy(&[], &[endpoint(&[(0, WIDE, 0x4000)])]);
+    let port = Arc::new(RootPort::new(RootPortConfig::empty(9).hot_plug()).unwrap());
+    topology
+        .attach(BusAt::Root, 0x11, 0, "slot", port.clone())
+        .unwrap();
+    let survey = Hierarchy::survey(&topology);
+    assert_eq!(survey.last_bus(), 2);
+    survey.place(&windows()).unwrap();
+    let size = |f: &crate::Forwarded| f.last - f.first + 1;
+    let as_bridge = port.as_bridge().unwrap();
+    let sizes: Vec<u64> = as_bridge.forwarded().iter().map(size).collect();
+    assert_eq!(sizes, [HOT_PLUG_MEMORY32, HOT_PLUG_MEMORY64]);
+    assert_eq!(as_bridge.secondary(), 2);
+}

@@ -37,6 +37,10 @@ bitfield! {
     #[derive(Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
     pub struct DeviceControl(pub u16);
     impl Debug;
+    /// Non-Fatal Error Reporting Enable.
+    pub non_fatal_reporting, set_non_fatal_reporting: 1;
+    /// Fatal Error Reporting Enable.
+    pub fatal_reporting, set_fatal_reporting: 2;
     /// Enable Relaxed Ordering.
     pub relaxed_ordering, set_relaxed_ordering: 4;
     /// Max_Payload_Size.
@@ -96,7 +100,7 @@ bitfield! {
     pub attention_indicator, set_attention_indicator: 3;
     /// Power Indicator Present.
     pub power_indicator, set_power_indicator: 4;
-    /// Hot-Plug Surprise.
+    /// Hot-Plug Surprise: what is in the slot may go without notice.
     pub surprise, set_surprise: 5;
     /// Hot-Plug Capable.
     pub hot_plug, set_hot_plug: 6;
@@ -109,10 +113,18 @@ bitfield! {
     #[derive(Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
     pub struct SlotControl(pub u16);
     impl Debug;
+    /// Attention Button Pressed Enable.
+    pub attention_pressed_enable, set_attention_pressed_enable: 0;
     /// Presence Detect Changed Enable.
     pub presence_changed_enable, set_presence_changed_enable: 3;
+    /// Command Completed Interrupt Enable.
+    pub command_completed_enable, set_command_completed_enable: 4;
     /// Hot-Plug Interrupt Enable.
     pub hot_plug_interrupt, set_hot_plug_interrupt: 5;
+    /// Attention Indicator Control: 1 is on, 2 blinking, 3 off.
+    pub u8, attention_indicator, set_attention_indicator: 7, 6;
+    /// Power Indicator Control: 1 is on, 2 blinking, 3 off.
+    pub u8, power_indicator, set_power_indicator: 9, 8;
     /// Power Controller Control: set is power off.
     pub power_off, set_power_off: 10;
     /// Data Link Layer State Changed Enable.
@@ -134,6 +146,17 @@ bitfield! {
     pub presence, set_presence: 6;
     /// Data Link Layer State Changed.
     pub link_changed, set_link_changed: 8;
+}
+
+bitfield! {
+    /// Device Status (§7.5.3.5).
+    #[derive(Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+    pub struct DeviceStatus(pub u16);
+    impl Debug;
+    /// Non-Fatal Error Detected.
+    pub non_fatal_error, set_non_fatal_error: 1;
+    /// Fatal Error Detected.
+    pub fatal_error, set_fatal_error: 2;
 }
 
 bitfield! {

@@ -1,13 +1,15 @@
 //! Register layouts, named after the tables of PCIe 6.0 §7.5 to §7.9. Nothing here
 //! behaves; see `space`, `capability` and `port` for what the fields do.
 
+mod aer;
 mod express;
 mod header;
 mod message;
 
+pub use aer::{RootErrorCommand, RootErrorStatus, UncorrectableErrors};
 pub use express::{
-    DeviceCapabilities, DeviceControl, DeviceControl2, ExpressCapabilities, LinkCapabilities,
-    LinkStatus, SlotCapabilities, SlotControl, SlotStatus,
+    DeviceCapabilities, DeviceControl, DeviceControl2, DeviceStatus, ExpressCapabilities,
+    LinkCapabilities, LinkStatus, SlotCapabilities, SlotControl, SlotStatus,
 };
 pub use header::{BridgeControl, Command, PowerControl, Status};
 pub use message::{MsiControl, MsixControl, VectorControl};

@@ -98,7 +98,7 @@ impl<F: Function + ?Sized> Topology<F> {
         while let Some((bus, reach)) = buses.pop() {
             for (id, place) in self.answering(bus) {
                 self.push_windows(id, &place.function, &reach, &mut decoded);
-                let bridge = place.function.as_bridge().filter(|b| !b.holds_reset());
+                let bridge = place.function.as_bridge().filter(|b| !b.is_shut());
                 if let (Some(bridge), Some(behind)) = (bridge, place.behind) {
                     buses.push((behind, reach.behind(&bridge.forwarded())));
                 }

@@ -21,7 +21,7 @@ pub use mechanism::NotConfig;
 use crate::registers::offset;
 use crate::{Bdf, Bridge, Changes, ConfigWrite, Function, InterruptPin, Register};
 
-/// A function of a [`Topology`]; it names the same one for as long as the topology lives.
+/// A function of a [`Topology`]. It never names another one, also when its own is gone.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, serde::Serialize)]
 pub struct FunctionId(usize);
 
@@ -87,7 +87,17 @@ struct Place<F: ?Sized> {
     behind: Option<usize>,
 }
 
-#[derive(Default)]
+impl<F: ?Sized> Clone for Place<F> {
+    fn clone(&self) -> Self {
+        Self {
+            function: Arc::clone(&self.function),
+            name: self.name.clone(),
+            ..*self
+        }
+    }
+}
+
+#[derive(Clone, Default)]
 struct Bus {
     bridge: Option<FunctionId>,
     slots: BTreeMap<u8, FunctionId>,
@@ -117,19 +127,36 @@ pub struct Located<'a, F: ?Sized> {
 /// The functions of a machine on their buses, and the ways of the guest to their config
 /// space. Structure changes through `&mut`; config cycles take `&self`, and functions
 /// lock for themselves.
+///
+/// A clone has the same functions and the same CONFIG_ADDRESS: one that is changed takes the
+/// place of the other when something is plugged in or out.
 pub struct Topology<F: Function + ?Sized> {
-    places: Vec<Place<F>>,
+    places: BTreeMap<FunctionId, Place<F>>,
+    next_id: usize,
+    /// The root bus is the first; buses behind bridges follow.
     buses: Vec<Bus>,
     /// CONFIG_ADDRESS.
-    address: AtomicU32,
+    address: Arc<AtomicU32>,
 }
 
 impl<F: Function + ?Sized> Default for Topology<F> {
     fn default() -> Self {
         Self {
-            places: Vec::new(),
+            places: BTreeMap::new(),
+            next_id: 0,
             buses: vec![Bus::default()],
-            address: AtomicU32::new(0),
+            address: Arc::default(),
+        }
+    }
+}
+
+impl<F: Function + ?Sized> Clone for Topology<F> {
+    fn clone(&self) -> Self {
+        Self {
+            places: self.places.clone(),
+            next_id: self.next_id,
+            buses: self.buses.clone(),
+            address: Arc::clone(&self.address),
         }
     }
 }
@@ -158,11 +185,11 @@ impl<F: Function + ?Sized> Topology<F> {
             });
         }
         let devfn = Bdf::new(0, device, function).devfn();
-        let id = FunctionId(self.places.len());
+        let id = FunctionId(self.next_id);
         if let Some(&old) = self.buses[bus].slots.get(&devfn) {
             return Err(TopologyError::SlotTaken {
                 slot: self.slot_name(bus, devfn),
-                old: self.places[old.0].name.clone(),
+                old: self.places[&old].name.clone(),
                 new: name.to_owned(),
             });
         }
@@ -174,19 +201,31 @@ impl<F: Function + ?Sized> Topology<F> {
             });
             self.buses.len() - 1
         });
-        self.places.push(Place {
+        let place = Place {
             function: new,
             name: name.to_owned(),
             bus,
             devfn,
             behind,
-        });
+        };
+        self.places.insert(id, place);
+        self.next_id += 1;
         Ok(id)
+    }
+
+    /// Takes everything off the bus behind a bridge. What is behind a bridge on it goes too.
+    pub fn detach_behind(&mut self, bridge: FunctionId) {
+        let behind = self.places.get(&bridge).and_then(|place| place.behind);
+        let Some(bus) = behind else { return };
+        for id in std::mem::take(&mut self.buses[bus].slots).into_values() {
+            self.detach_behind(id);
+            self.places.remove(&id);
+        }
     }
 
     fn bus_index(&self, at: BusAt, name: &str) -> Result<usize, TopologyError> {
         let BusAt::Behind(id) = at else { return Ok(0) };
-        let place = self.places.get(id.0);
+        let place = self.places.get(&id);
         place
             .and_then(|p| p.behind)
             .ok_or_else(|| TopologyError::NotABridge {
@@ -201,7 +240,7 @@ impl<F: Function + ?Sized> Topology<F> {
             None => slot.to_string(),
             Some(bridge) => {
                 let (device, function) = (slot.device(), slot.function());
-                let bridge = &self.places[bridge.0].name;
+                let bridge = &self.places[&bridge].name;
                 format!("{device:02x}.{function} behind {bridge}")
             }
         }
@@ -210,7 +249,7 @@ impl<F: Function + ?Sized> Topology<F> {
     /// Checks what can only be checked when all is attached: that the guest can find every
     /// function.
     pub fn check(&self) -> Result<(), TopologyError> {
-        for place in &self.places {
+        for place in self.places.values() {
             if !self.buses[place.bus]
                 .slots
                 .contains_key(&(place.devfn & !7))
@@ -226,19 +265,19 @@ impl<F: Function + ?Sized> Topology<F> {
 
     /// The function itself.
     pub fn function(&self, id: FunctionId) -> Option<&Arc<F>> {
-        Some(&self.places.get(id.0)?.function)
+        Some(&self.places.get(&id)?.function)
     }
 
     /// The name it was attached with.
     pub fn name(&self, id: FunctionId) -> Option<&str> {
-        Some(&self.places.get(id.0)?.name)
+        Some(&self.places.get(&id)?.name)
     }
 
     /// Every function, in the order attached.
     pub fn functions(&self) -> impl Iterator<Item = Located<'_, F>> {
-        self.places.iter().enumerate().map(|(i, place)| Located {
-            id: FunctionId(i),
-            bdf: self.bdf(FunctionId(i)),
+        self.places.iter().map(|(&id, place)| Located {
+            id,
+            bdf: self.bdf(id),
             name: &place.name,
             function: &place.function,
         })
@@ -247,7 +286,7 @@ impl<F: Function + ?Sized> Topology<F> {
     /// Where a function is by the bus numbers of now. It is the requester ID that it has
     /// on the wire, even if what the guest numbered makes it unreachable or ambiguous.
     pub fn bdf(&self, id: FunctionId) -> Option<Bdf> {
-        let place = self.places.get(id.0)?;
+        let place = self.places.get(&id)?;
         let number = match self.bridge_above(place) {
             None => 0,
             Some((_, bridge)) => Some(bridge.secondary()).filter(|&n| n != 0)?,
@@ -257,7 +296,7 @@ impl<F: Function + ?Sized> Topology<F> {
 
     fn bridge_above(&self, place: &Place<F>) -> Option<(FunctionId, &dyn Bridge)> {
         let id = self.buses[place.bus].bridge?;
-        Some((id, self.places[id.0].function.as_bridge()?))
+        Some((id, self.places[&id].function.as_bridge()?))
     }
 
     /// What answers on a bus now, with its slot: of a link, only device 0 unless the port
@@ -267,13 +306,13 @@ impl<F: Function + ?Sized> Topology<F> {
         self.buses[bus]
             .slots
             .range(..=last)
-            .map(|(_, &id)| (id, &self.places[id.0]))
+            .map(|(_, &id)| (id, &self.places[&id]))
     }
 
     fn last_devfn(&self, bus: usize) -> u8 {
         let bridge = self.buses[bus]
             .bridge
-            .and_then(|id| self.places[id.0].function.as_bridge());
+            .and_then(|id| self.places[&id].function.as_bridge());
         match bridge {
             Some(bridge) if bridge.is_link() && !bridge.forwards_ari() => 7,
             _ => 0xff,
@@ -293,7 +332,7 @@ impl<F: Function + ?Sized> Topology<F> {
                 let bridge = place.function.as_bridge()?;
                 let (secondary, subordinate) = (bridge.secondary(), bridge.subordinate());
                 let claims = secondary != 0 && (secondary..=subordinate).contains(&number);
-                (claims && !bridge.holds_reset()).then_some((place.behind?, secondary))
+                (claims && !bridge.is_shut()).then_some((place.behind?, secondary))
             })?;
             if secondary == number {
                 return Some(behind);
@@ -316,7 +355,7 @@ impl<F: Function + ?Sized> Topology<F> {
         let Some(id) = self.locate(bdf) else {
             return u32::MAX;
         };
-        let place = &self.places[id.0];
+        let place = &self.places[&id];
         let value = place.function.read_config(register);
         if register == Register::containing(offset::HEADER_TYPE) {
             // Multi-Function Device: only the bus knows (§7.5.1.1.9).
@@ -334,7 +373,7 @@ impl<F: Function + ?Sized> Topology<F> {
     /// its secondary bus has it done here, before this returns.
     pub fn config_write(&self, bdf: Bdf, write: ConfigWrite) -> Option<Written> {
         let function = self.locate(bdf)?;
-        let mut changes = self.places[function.0].function.write_config(write);
+        let mut changes = self.places[&function].function.write_config(write);
         if changes.contains(Changes::SECONDARY_RESET) {
             self.reset_behind(function);
             changes |= Changes::DECODE | Changes::BUS_NUMBERS;
@@ -344,11 +383,11 @@ impl<F: Function + ?Sized> Topology<F> {
 
     /// Resets everything behind a bridge, however deep, and not the bridge.
     pub fn reset_behind(&self, bridge: FunctionId) {
-        let behind = |id: FunctionId| self.places.get(id.0).and_then(|place| place.behind);
+        let behind = |id: FunctionId| self.places.get(&id).and_then(|place| place.behind);
         let mut buses: Vec<usize> = behind(bridge).into_iter().collect();
         while let Some(bus) = buses.pop() {
             for &id in self.buses[bus].slots.values() {
-                self.places[id.0].function.reset();
+                self.places[&id].function.reset();
                 buses.extend(behind(id));
             }
         }
@@ -357,7 +396,7 @@ impl<F: Function + ?Sized> Topology<F> {
     /// Resets every function, and CONFIG_ADDRESS.
     pub fn reset(&self) {
         self.address.store(0, Ordering::Relaxed);
-        for place in &self.places {
+        for place in self.places.values() {
             place.function.reset();
         }
     }
@@ -366,13 +405,13 @@ impl<F: Function + ?Sized> Topology<F> {
     /// bridge turns pins by the device number (PCI-to-PCI Bridge 1.2 §9.1, PCIe 6.0
     /// §2.2.8.1). Behind a link the device number is zero.
     pub fn root_interrupt(&self, id: FunctionId, pin: InterruptPin) -> Option<(u8, InterruptPin)> {
-        let mut place = self.places.get(id.0)?;
+        let mut place = self.places.get(&id)?;
         let mut pin = pin;
         while let Some((above, bridge)) = self.bridge_above(place) {
             if !bridge.is_link() {
                 pin = InterruptPin::from_index(pin.index() + (place.devfn >> 3));
             }
-            place = &self.places[above.0];
+            place = &self.places[&above];
         }
         Some((place.devfn >> 3, pin))
     }

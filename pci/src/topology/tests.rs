@@ -369,12 +369,12 @@ fn check_route(machine: &Machine, bdf: Bdf) {
         return;
     };
     assert_eq!(machine.topology.bdf(id), Some(bdf), "routed by its number");
-    let mut place = &machine.topology.places[id.0];
+    let mut place = &machine.topology.places[&id];
     while let Some((above, bridge)) = machine.topology.bridge_above(place) {
         assert!((bridge.secondary()..=bridge.subordinate()).contains(&bdf.bus()));
-        assert!(!bridge.holds_reset());
+        assert!(!bridge.is_shut());
         assert!(place.devfn < 8 || bridge.forwards_ari());
-        place = &machine.topology.places[above.0];
+        place = &machine.topology.places[&above];
     }
 }
 
@@ -434,4 +434,50 @@ proptest! {
             check_route(&machine, Bdf::new(bus, 0, 0));
         }
     }
+}
+
+#[test]
+fn what_is_plugged_in_later_answers_and_what_is_taken_out_does_not() {
+    let mut topology: Topology<dyn Function> = Topology::new();
+    let port = Arc::new(RootPort::new(RootPortConfig::empty(1).hot_plug()).unwrap());
+    let at = topology
+        .attach(BusAt::Root, 3, 0, "slot", port.clone())
+        .unwrap();
+    let write = |offset, value| ConfigWrite::new(Register::containing(offset), value, 0xf);
+    topology.config_write(PORT, write(0x18, 0x0001_0100));
+    let vendor = |topology: &Topology<dyn Function>| {
+        topology.config_read(Bdf::new(1, 0, 0), Register::containing(0)) as u16
+    };
+    let mut with = topology.clone();
+    let first = with
+        .attach(BusAt::Behind(at), 0, 0, "came", mock(0x50))
+        .unwrap();
+    port.insert();
+    assert_eq!(vendor(&with), 0xffff, "no power yet");
+    let control = find_express(&with, PORT) + 0x18;
+    with.config_write(PORT, write(control, 0));
+    assert_ne!(vendor(&with), 0xffff);
+    assert_eq!(
+        vendor(&topology),
+        0xffff,
+        "the one before has nothing there"
+    );
+
+    let mut without = with.clone();
+    without.detach_behind(at);
+    assert_eq!(vendor(&without), 0xffff);
+    assert!(without.function(first).is_none());
+    let second = without
+        .attach(BusAt::Behind(at), 0, 0, "came", mock(0x51))
+        .unwrap();
+    assert_ne!(first, second, "an id is not used again");
+}
+
+fn find_express(topology: &Topology<dyn Function>, bdf: Bdf) -> u16 {
+    let read = |offset| topology.config_read(bdf, Register::containing(offset));
+    let mut at = read(0x34) as u16 & 0xff;
+    while read(at) as u8 != 0x10 {
+        at = (read(at) >> 8) as u16 & 0xff;
+    }
+    at
 }
