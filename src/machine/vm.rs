@@ -175,25 +175,24 @@ impl Vm {
             .collect()
     }
 
-    /// KVM's side of VFIO, through which it learns of assigned devices (their DMA may not be
-    /// coherent with caches; their groups must not outlive the VM).
-    pub fn vfio_device(&self) -> Result<DeviceFd, VmError> {
-        let mut device = kvm_create_device {
-            type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
-            fd: 0,
-            flags: 0,
-        };
-        self.fd
-            .create_device(&mut device)
-            .map_err(to("create its VFIO device"))
-    }
-
     /// The ring of coalesced writes, shown by any vCPU.
     pub fn ring(&self, vcpu: &Vcpu) -> Result<CoalescedRing, VmError> {
         let page = self.fd.check_extension_int(Cap::CoalescedMmio);
         vcpu.map_ring(i64::from(page))
             .map_err(to("map the ring of coalesced writes"))
     }
+}
+
+/// KVM's side of VFIO, through which it learns of assigned devices (their DMA may not be
+/// coherent with caches; their groups must not outlive the VM). A VM has one.
+pub fn vfio_device(vm: &VmFd) -> Result<DeviceFd, VmError> {
+    let mut device = kvm_create_device {
+        type_: kvm_device_type_KVM_DEV_TYPE_VFIO,
+        fd: 0,
+        flags: 0,
+    };
+    vm.create_device(&mut device)
+        .map_err(to("create its VFIO device"))
 }
 
 fn enable(fd: &VmFd, cap: u32, argument: u64) -> Result<(), kvm_ioctls::Error> {

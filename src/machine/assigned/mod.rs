@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use devices::bus::PciDevice;
 use devices::vfio::{AssignError, AssignedDevice, KernelDevice, ResetSet};
-use iommu::host::PinnedMemory;
 use pci::{BusAt, FunctionId, Topology};
 
 use super::Error;
@@ -18,7 +17,7 @@ use super::vm::Vm;
 use crate::config;
 use crate::host::Host;
 
-use open::Opened;
+pub use open::HostSide;
 
 pub use ports::FIRST_PORT_DEVICE;
 
@@ -28,7 +27,7 @@ pub use ports::FIRST_PORT_DEVICE;
 /// then memory is unmapped, while the open devices still hold the container's IOMMU; then
 /// they are closed.
 pub struct Assigned {
-    _pinned: PinnedMemory,
+    _host: HostSide,
     devices: Vec<Arc<AssignedDevice>>,
 }
 
@@ -50,20 +49,27 @@ impl Assigned {
         if wanted.is_empty() {
             return Ok(None);
         }
-        let assigned = Self::take(wanted, Opened::open(wanted, vm, fabric)?, fabric)?;
+        let mut host = HostSide::new(vm, fabric.ram.clone());
+        let opened = host.open(wanted)?;
+        let assigned = Self::take(wanted, &opened, host, fabric)?;
         assigned.plug(wanted, fabric, topology)?;
         Ok(Some(assigned))
     }
 
-    fn take(wanted: &[config::Assign], opened: Opened, fabric: &Fabric) -> Result<Self, Error> {
+    fn take(
+        wanted: &[config::Assign],
+        opened: &[Arc<KernelDevice>],
+        host: HostSide,
+        fabric: &Fabric,
+    ) -> Result<Self, Error> {
         let resets = ResetSet::new();
         let enter = |(assign, kernel): (&config::Assign, &Arc<KernelDevice>)| {
             let address = assign.device;
             resets.enter(&address.to_string(), Some(address), kernel.clone())
         };
         // All of them before the first is taken and reset.
-        let seats: Vec<_> = wanted.iter().zip(&opened.devices).map(enter).collect();
-        // If one device fails, all stay open until `opened` has unmapped memory.
+        let seats: Vec<_> = wanted.iter().zip(opened).map(enter).collect();
+        // If one device fails, all stay open until `host` has unmapped memory.
         let devices = seats
             .into_iter()
             .zip(wanted)
@@ -76,7 +82,7 @@ impl Assigned {
             })
             .collect::<Result<Vec<_>, _>>()?;
         Ok(Self {
-            _pinned: opened.pinned,
+            _host: host,
             devices,
         })
     }
