@@ -14,7 +14,6 @@ use devices::time::Alarmed;
 use iommu::{Identity, Remapper};
 use pci::{BusAt, HostBridge, InterruptPin, Topology, Windows};
 
-use super::assigned::Assigned;
 use super::bus::Bus;
 use super::chipset::{self, Chipset, LPC};
 use super::console::Console;
@@ -24,6 +23,7 @@ use super::installer::Installer;
 use super::nics::{Nics, Wires};
 use super::pci_root::{FastPathChanges, PciRoot};
 use super::requests::Requests;
+use super::slots::{self, Slots};
 use super::stats::Reporter;
 use super::timers::{Alarms, GuestClock};
 use super::vm::Vm;
@@ -49,14 +49,21 @@ impl Machine {
 
         let core = Core::new(config)?;
         let board = Board::new(config, &core)?;
-        let fabric = board.fabric(&core);
+        let fabric = Arc::new(board.fabric(&core));
         let host_bridge = Arc::new(HostBridge::new(Some(ECAM_BASE)));
         let mut topology = board.topology(&host_bridge)?;
         let drives = Drives::attach(drives, &fabric, &mut topology)?;
         let fast_paths = Arc::new(FastPathChanges::new().map_err(Error::Event)?);
         let watcher: Arc<dyn FastPathWatcher> = fast_paths.clone();
         let nics = Nics::attach(wires, &fabric, &watcher, &mut topology)?;
-        let assigned = Assigned::attach(&config.assigns, &core.vm, &fabric, &mut topology)?;
+        let slots = slots::Parts {
+            assigns: &config.assigns,
+            spare: 4,
+            vm: &core.vm,
+            fabric: &fabric,
+            watcher: &watcher,
+        };
+        let slots = Slots::attach(slots, &mut topology)?;
 
         topology.check()?;
         let root = PciRoot::new(topology, host_bridge, core.installer.clone());
@@ -67,6 +74,7 @@ impl Machine {
             chipset.follower(),
             chipset.reset_control(),
         )?;
+        slots.open(&root)?;
         let reporter = Reporter {
             file: std::env::var_os("SLUICE_STATS").map(Into::into),
             buses: [core.spaces.io.clone(), core.spaces.mmio.clone()],
@@ -88,7 +96,7 @@ impl Machine {
             root,
             _nics: nics,
             _drives: drives,
-            _assigned: assigned,
+            slots,
             chipset,
             console: board.console,
             reporter,
@@ -263,6 +271,10 @@ fn tables(cpus: u32, layout: &Layout, last_bus: u8) -> acpi::Tables {
         layout,
         pirq: |device, pin| pirq(device, InterruptPin::from_index(pin)),
         last_bus,
-        native: acpi::Native::default(),
+        native: acpi::Native {
+            hotplug: true,
+            aer: true,
+            pme: false,
+        },
     })
 }

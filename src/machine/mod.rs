@@ -1,7 +1,7 @@
 //! The machine: what the operator asked for, put together and run.
 //!
 //! `build` makes and wires everything (`chipset`, `pci_root`, and the devices: `drives`,
-//! `nics`, `assigned`); `lifecycle` is its life. On the exit path are [`bus`] (who answers
+//! `nics`, and what is in `slots`, for which `assigned` opens the host's); `lifecycle` is its life. On the exit path are [`bus`] (who answers
 //! at an address) and what `installer` told KVM; everything else happens on the main
 //! thread, in `event_loop`.
 
@@ -21,6 +21,7 @@ mod nics;
 mod pci_root;
 mod requests;
 mod signals;
+mod slots;
 mod stats;
 mod terminal;
 mod timers;
@@ -48,7 +49,7 @@ pub struct Machine {
     root: Arc<pci_root::PciRoot>,
     _nics: nics::Nics,
     _drives: Option<drives::Drives>,
-    _assigned: Option<assigned::Assigned>,
+    slots: Arc<slots::Slots>,
     chipset: Arc<chipset::Chipset>,
     console: console::Console,
     reporter: stats::Reporter,
@@ -77,6 +78,7 @@ impl Drop for Machine {
     /// Nothing of a device is left in the guest's address spaces when it goes.
     fn drop(&mut self) {
         self.root.close();
+        self.slots.close();
     }
 }
 

@@ -8,8 +8,8 @@ use devices::net::{Mac, NetBackend, Passt, PasstConfig, Tap};
 use pci::{BusAt, InterruptPin, Topology};
 
 use super::Error;
-use super::assigned::FIRST_PORT_DEVICE;
 use super::fabric::Fabric;
+use super::slots::FIRST_PORT_DEVICE;
 use super::timers::GuestClock;
 use crate::config;
 
@@ -30,7 +30,8 @@ impl Wires {
     }
 }
 
-fn open(backend: &config::NetBackend) -> Result<Box<dyn NetBackend>, Error> {
+/// Opens what a card is plugged into.
+pub fn open(backend: &config::NetBackend) -> Result<Box<dyn NetBackend>, Error> {
     Ok(match backend {
         config::NetBackend::Tap(name) => Box::new(Tap::open(name).map_err(Error::Tap)?),
         config::NetBackend::User(forwards) => {

@@ -7,11 +7,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
+use arc_swap::ArcSwap;
 use devices::bus::{FastPath, FastPathWatcher, Mapping, PciDevice, Region};
 use devices::guest_error;
 use pci::{
-    Bdf, Changes, ConfigWrite, Decoded, Ecam, FunctionId, Hierarchy, HostBridge, NoRoom, Space,
-    Topology, Windows, Written,
+    Bdf, BusAt, Changes, ConfigWrite, Decoded, Ecam, FunctionId, Hierarchy, HostBridge,
+    InterruptPin, NoRoom, Space, Topology, TopologyError, Windows, Written,
 };
 
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -60,7 +61,8 @@ struct Live {
 
 /// The hierarchy.
 pub struct PciRoot {
-    topology: Topology<dyn PciDevice>,
+    /// Changed, when something is plugged in or out, under the lock of `live`.
+    topology: ArcSwap<Topology<dyn PciDevice>>,
     host_bridge: Arc<HostBridge>,
     installer: Installer,
     windows: OnceLock<Windows>,
@@ -76,7 +78,7 @@ impl PciRoot {
         installer: Installer,
     ) -> Arc<Self> {
         Arc::new(Self {
-            topology,
+            topology: ArcSwap::from_pointee(topology),
             host_bridge,
             installer,
             windows: OnceLock::new(),
@@ -115,14 +117,72 @@ impl PciRoot {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn topology(&self) -> Arc<Topology<dyn PciDevice>> {
+        self.topology.load_full()
+    }
+
+    /// Puts functions, each with its number, behind a bridge. Returns their ids, in order.
+    pub fn plug(
+        self: &Arc<Self>,
+        bridge: FunctionId,
+        functions: &[(u8, Arc<dyn PciDevice>)],
+    ) -> Result<Vec<FunctionId>, TopologyError> {
+        let mut ids = Vec::with_capacity(functions.len());
+        self.change(|topology| {
+            for (number, function) in functions {
+                let (at, name) = (BusAt::Behind(bridge), function.name());
+                ids.push(topology.attach(at, 0, *number, name, function.clone())?);
+            }
+            topology.check()
+        })?;
+        Ok(ids)
+    }
+
+    /// Takes everything behind a bridge out of the hierarchy and the guest's address spaces.
+    /// A vCPU that was on its way there may still arrive.
+    pub fn unplug(self: &Arc<Self>, bridge: FunctionId) {
+        let detached = self.change(|topology| {
+            topology.detach_behind(bridge);
+            Ok(())
+        });
+        debug_assert!(detached.is_ok());
+    }
+
+    fn change(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Topology<dyn PciDevice>) -> Result<(), TopologyError>,
+    ) -> Result<(), TopologyError> {
+        let live = self.live();
+        let mut changed = Topology::clone(&self.topology());
+        change(&mut changed)?;
+        self.topology.store(Arc::new(changed));
+        drop(live);
+        self.settle(MOVES);
+        Ok(())
+    }
+
+    /// The pin of a device on the root bus that a function's INTx comes out at.
+    pub fn root_interrupt(
+        &self,
+        function: FunctionId,
+        pin: InterruptPin,
+    ) -> Option<(u8, InterruptPin)> {
+        self.topology().root_interrupt(function, pin)
+    }
+
+    /// Where a function is now.
+    pub fn bdf(&self, function: FunctionId) -> Option<Bdf> {
+        self.topology().bdf(function)
+    }
+
     /// The highest number of a bus.
     pub fn last_bus(&self) -> u8 {
-        Hierarchy::survey(&self.topology).last_bus()
+        Hierarchy::survey(&*self.topology()).last_bus()
     }
 
     /// Bytes that the window above RAM must hold, and the largest alignment in it.
     pub fn demand64(&self) -> (u64, u64) {
-        Hierarchy::survey(&self.topology).demand64()
+        Hierarchy::survey(&*self.topology()).demand64()
     }
 
     /// Power-on state of every function, then what firmware does: every BAR in its place,
@@ -131,13 +191,14 @@ impl PciRoot {
         self: &Arc<Self>,
         writes: impl IntoIterator<Item = (Bdf, ConfigWrite)>,
     ) -> Result<(), NoRoom> {
-        self.topology.reset();
+        let topology = self.topology();
+        topology.reset();
         let placed = match self.windows.get() {
-            Some(windows) => Hierarchy::survey(&self.topology).place(windows),
+            Some(windows) => Hierarchy::survey(&*topology).place(windows),
             None => Ok(()),
         };
         for (function, write) in writes {
-            self.topology.config_write(function, write);
+            topology.config_write(function, write);
         }
         self.settle(Changes::all());
         placed
@@ -162,7 +223,7 @@ impl PciRoot {
             // Of two vCPUs that change something, the later one to come here sees both.
             let mut live = self.live();
             if changes.contains(Changes::BUS_NUMBERS) {
-                for at in self.topology.functions() {
+                for at in self.topology().functions() {
                     at.function.set_bdf(at.bdf.unwrap_or_default());
                 }
             }
@@ -199,8 +260,8 @@ impl PciRoot {
         let Some(windows) = self.windows.get() else {
             return;
         };
-        let mut wanted: BTreeMap<_, _> = self
-            .topology
+        let topology = self.topology();
+        let mut wanted: BTreeMap<_, _> = topology
             .decoded()
             .into_iter()
             .filter(|decoded| allowed(windows, decoded))
@@ -227,8 +288,9 @@ impl PciRoot {
     }
 
     fn refresh(&self, live: &mut Live, wanting: impl Fn(&Installed) -> bool) {
+        let topology = self.topology();
         for ((function, window, offset), installed) in &mut live.bars {
-            if let Some(device) = self.topology.function(*function)
+            if let Some(device) = topology.function(*function)
                 && *offset == 0
                 && wanting(installed)
             {
@@ -239,7 +301,8 @@ impl PciRoot {
     }
 
     fn install(&self, decoded: &Decoded) -> Result<Option<Installed>, Overlap> {
-        let Some(device) = self.topology.function(decoded.function) else {
+        let topology = self.topology();
+        let Some(device) = topology.function(decoded.function) else {
             return Ok(None);
         };
         let window = decoded.window;
@@ -376,6 +439,7 @@ impl Region for ConfigPorts {
         };
         if root
             .topology
+            .load()
             .port_read((CONFIG_PORTS + offset) as u16, data)
             .is_ok()
         {
@@ -393,6 +457,7 @@ impl Region for ConfigPorts {
         };
         match root
             .topology
+            .load()
             .port_write((CONFIG_PORTS + offset) as u16, data)
         {
             Ok(written) => root.written(written),
@@ -408,14 +473,14 @@ struct EcamWindow(Weak<PciRoot>);
 impl Region for EcamWindow {
     fn read(&self, offset: u64, data: &mut [u8]) {
         match self.0.upgrade() {
-            Some(root) => root.topology.ecam_read(offset, data),
+            Some(root) => root.topology.load().ecam_read(offset, data),
             None => data.fill(0xff),
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
         let Some(root) = self.0.upgrade() else { return };
-        for written in root.topology.ecam_write(offset, data) {
+        for written in root.topology.load().ecam_write(offset, data) {
             root.written(Some(written));
         }
     }

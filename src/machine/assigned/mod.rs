@@ -1,15 +1,14 @@
-//! Devices of the host that the guest owns, behind root ports: each alone, or with the other
-//! functions of its device.
+//! Devices of the host in the hands of the machine: opened, with the guest's memory mapped for
+//! them, taken, and given back.
 
 mod open;
-mod ports;
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use devices::bus::PciDevice;
+use devices::irq::MsiRoutes;
 use devices::vfio::{AssignError, AssignedDevice, KernelDevice, ResetSet};
-use pci::{BusAt, FunctionId, Topology};
 
 use super::Error;
 use super::fabric::Fabric;
@@ -17,112 +16,134 @@ use super::vm::Vm;
 use crate::config;
 use crate::host::Host;
 
-pub use open::HostSide;
+use open::HostSide;
 
-pub use ports::FIRST_PORT_DEVICE;
+/// How long a vCPU may take to be done with a device that it no longer finds.
+const LAST_ACCESS: Duration = Duration::from_secs(5);
 
-/// Devices assigned through VFIO, and the guest's memory pinned for them.
+/// A device of the host that the machine has.
+pub struct Taken {
+    /// The device.
+    pub device: Arc<AssignedDevice>,
+    /// To see when it is closed.
+    kernel: Weak<KernelDevice>,
+}
+
+/// Takes devices of the host, and gives them back.
 ///
-/// At the end a device is reset first, so that no memory is unmapped from under its DMA;
-/// then memory is unmapped, while the open devices still hold the container's IOMMU; then
-/// they are closed.
-pub struct Assigned {
-    _host: HostSide,
-    devices: Vec<Arc<AssignedDevice>>,
+/// A device is reset first when it is given back, so that no memory is unmapped from under its
+/// DMA. With the last one memory is unmapped, while that one still holds the host's IOMMU; then
+/// it is closed.
+pub struct Assigner {
+    side: Mutex<Side>,
+    resets: ResetSet,
+    routes: Arc<dyn MsiRoutes>,
 }
 
-impl Drop for Assigned {
-    fn drop(&mut self) {
-        self.devices.iter().for_each(|device| device.release());
-    }
+struct Side {
+    host: HostSide,
+    /// Devices that are open.
+    open: usize,
 }
 
-impl Assigned {
-    /// Takes the devices, if there are any, pins the guest's RAM for them, and puts each
-    /// behind its root port.
-    pub fn attach(
-        wanted: &[config::Assign],
-        vm: &Vm,
-        fabric: &Fabric,
-        topology: &mut Topology<dyn PciDevice>,
-    ) -> Result<Option<Self>, Error> {
-        if wanted.is_empty() {
-            return Ok(None);
+impl Assigner {
+    /// Nothing of the host's is opened yet.
+    pub fn new(vm: &Vm, fabric: &Fabric) -> Self {
+        Self {
+            side: Mutex::new(Side {
+                host: HostSide::new(vm, fabric.ram.clone()),
+                open: 0,
+            }),
+            resets: ResetSet::new(),
+            routes: fabric.routes.clone(),
         }
-        let mut host = HostSide::new(vm, fabric.ram.clone());
-        let opened = host.open(wanted)?;
-        let assigned = Self::take(wanted, &opened, host, fabric)?;
-        assigned.plug(wanted, fabric, topology)?;
-        Ok(Some(assigned))
     }
 
-    fn take(
+    fn side(&self) -> MutexGuard<'_, Side> {
+        self.side.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes devices, all or none. They reach the guest's memory then.
+    pub fn take(&self, wanted: &[config::Assign]) -> Result<Vec<Taken>, Error> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut side = self.side();
+        let opened = side.host.open(wanted)?;
+        match self.make(wanted, &opened) {
+            Ok(taken) => {
+                side.open += taken.len();
+                Ok(taken)
+            }
+            Err(error) => {
+                if side.open == 0 {
+                    side.host.left();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn make(
+        &self,
         wanted: &[config::Assign],
         opened: &[Arc<KernelDevice>],
-        host: HostSide,
-        fabric: &Fabric,
-    ) -> Result<Self, Error> {
-        let resets = ResetSet::new();
+    ) -> Result<Vec<Taken>, Error> {
         let enter = |(assign, kernel): (&config::Assign, &Arc<KernelDevice>)| {
             let address = assign.device;
-            resets.enter(&address.to_string(), Some(address), kernel.clone())
+            let name = address.to_string();
+            self.resets.enter(&name, Some(address), kernel.clone())
         };
         // All of them before the first is taken and reset.
         let seats: Vec<_> = wanted.iter().zip(opened).map(enter).collect();
-        // If one device fails, all stay open until `host` has unmapped memory.
-        let devices = seats
+        let take = |((seat, assign), kernel): ((_, &config::Assign), &Arc<KernelDevice>)| {
+            let taken = AssignedDevice::new(seat, self.routes.clone(), &assign.presentation);
+            let device = taken.map_err(|error| AssignError {
+                name: Host::this_machine().describe(assign.device),
+                ..error
+            })?;
+            let kernel = Arc::downgrade(kernel);
+            Ok(Taken { device, kernel })
+        };
+        seats
             .into_iter()
             .zip(wanted)
-            .map(|(seat, assign)| {
-                let taken = AssignedDevice::new(seat, fabric.routes.clone(), &assign.presentation);
-                taken.map_err(|error| AssignError {
-                    name: Host::this_machine().describe(assign.device),
-                    ..error
-                })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(Self {
-            _host: host,
-            devices,
-        })
+            .zip(opened)
+            .map(take)
+            .collect()
     }
 
-    fn plug(
-        &self,
-        wanted: &[config::Assign],
-        fabric: &Fabric,
-        topology: &mut Topology<dyn PciDevice>,
-    ) -> Result<(), Error> {
-        let mut roots: BTreeMap<u8, FunctionId> = BTreeMap::new();
-        for (assign, device) in wanted.iter().zip(&self.devices) {
-            let port = match roots.get(&assign.port) {
-                Some(&port) => port,
-                None => ports::attach_port(topology, assign.port)?,
-            };
-            roots.insert(assign.port, port);
-            let function = topology.attach(
-                BusAt::Behind(port),
-                0,
-                assign.function,
-                device.name(),
-                device.clone() as _,
-            )?;
-            wire_intx(device, function, fabric, topology);
+    /// Unmaps the guest's memory. For the end of the machine, when all devices are released.
+    pub fn end(&self) {
+        self.side().host.left();
+    }
+
+    /// Gives devices back, which the guest must not find any more. They are closed when this
+    /// returns; if one is not, which would be a bug here, the log says so.
+    pub fn give_back(&self, taken: Vec<Taken>) {
+        taken.iter().for_each(|taken| taken.device.release());
+        let mut side = self.side();
+        side.open = side.open.saturating_sub(taken.len());
+        if side.open == 0 {
+            side.host.left();
         }
-        let ports: Vec<_> = wanted.iter().map(|assign| assign.port).collect();
-        ports::fill_functions_zero(&ports, topology)
+        for Taken { device, kernel } in taken {
+            let name = device.name().to_owned();
+            drop(device);
+            if !is_gone(&kernel) {
+                tracing::error!(device = name, "the device is still held after its removal");
+            }
+        }
     }
 }
 
-/// Solders the device's interrupt pin, if it has one, to the input that it comes out at.
-fn wire_intx(
-    device: &AssignedDevice,
-    function: FunctionId,
-    fabric: &Fabric,
-    topology: &Topology<dyn PciDevice>,
-) {
-    let pin = device.interrupt_pin();
-    if let Some((slot, pin)) = pin.and_then(|pin| topology.root_interrupt(function, pin)) {
-        device.wire_intx(fabric.levels.input(slot, pin));
+fn is_gone<T>(weak: &Weak<T>) -> bool {
+    let deadline = Instant::now() + LAST_ACCESS;
+    while weak.strong_count() > 0 {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
+    true
 }

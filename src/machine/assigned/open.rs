@@ -65,7 +65,6 @@ impl HostSide {
 
     /// Unmaps the guest's memory. To be called before the last open device is closed, with
     /// which the IOMMU goes; the next [`Self::open`] starts anew.
-    #[allow(dead_code)] // for unplugging
     pub fn left(&mut self) {
         self.occupied = None;
     }

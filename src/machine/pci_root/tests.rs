@@ -10,6 +10,7 @@ use super::*;
 use crate::machine::bus::Bus;
 use crate::machine::installer::MemoryMap;
 
+mod plugging;
 mod relocation;
 
 const VENDOR: u16 = 0x1b36;
@@ -168,7 +169,7 @@ impl Rig {
     fn bar(&self, device: u8) -> u64 {
         let register = Register::containing(BAR0);
         let bdf = Bdf::new(0, device, 0);
-        u64::from(self.root.topology.config_read(bdf, register) & !0xf)
+        u64::from(self.root.topology().config_read(bdf, register) & !0xf)
     }
 
     fn byte_at(&self, address: u64) -> u8 {

@@ -258,7 +258,7 @@ fn the_wide_window_is_as_large_as_the_largest_bars_need() {
             memory32: 0xc000_0000..=0xfebf_ffff,
             memory64: layout.pci64.first..=layout.pci64.last,
         };
-        let topology = &moving.rig.root.topology;
+        let topology = &*moving.rig.root.topology();
         Hierarchy::survey(topology).place(&windows).unwrap();
         let window = moving.function.windows()[0];
         assert_eq!((window.base % size, window.size), (0, size));

@@ -94,7 +94,7 @@ fn take_link_up(interface: &str) -> Result<()> {
 }
 
 /// Makes as many, gives each a lasting MAC address, and binds it to vfio-pci.
-fn make_virtual_functions(addresses: &[&str]) -> Result<()> {
+pub fn make_virtual_functions(addresses: &[&str]) -> Result<()> {
     let interface = sysfs::interface(PHYSICAL_FUNCTION)?;
     let device = sysfs::device(PHYSICAL_FUNCTION);
     // Else the host's own igbvf would take them.
@@ -127,6 +127,7 @@ pub fn ip(line: &str) -> Result<()> {
     run("ip", line)
 }
 
-fn run(program: &str, line: &str) -> Result<()> {
+/// Runs a program with these words.
+pub fn run(program: &str, line: &str) -> Result<()> {
     output_of(Command::new(program).args(line.split_whitespace())).map(drop)
 }

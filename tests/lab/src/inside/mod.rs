@@ -2,6 +2,7 @@
 
 mod bench;
 mod checks;
+mod control;
 mod demo;
 mod guest;
 mod host;

@@ -55,6 +55,8 @@ pub struct GuestSpec {
     pub no_reboot: bool,
     /// Another serial port than the lab's own pipes.
     pub serial: Option<String>,
+    /// Where Sluice is to be controlled.
+    pub control: Option<PathBuf>,
 }
 
 /// The emulated NIC's address.
@@ -76,6 +78,7 @@ impl GuestSpec {
             vf: Vec::new(),
             no_reboot: false,
             serial: None,
+            control: None,
         }
     }
 
@@ -178,6 +181,9 @@ fn sluice(guest: &GuestSpec) -> Command {
     }
     if guest.no_reboot {
         command.arg("--no-reboot");
+    }
+    if let Some(control) = &guest.control {
+        command.args(["--control", &format!("path={}", control.display())]);
     }
     command
 }

@@ -7,6 +7,7 @@ mod disk;
 mod drivers;
 mod host_change;
 mod host_view;
+mod hotplug;
 mod interrupts;
 mod iommu_interfaces;
 mod lifecycle;
@@ -58,6 +59,7 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             // The long ones.
             rebalance::CHECKS,
             virtual_functions::CHECKS,
+            hotplug::CHECKS,
             restarts::CHECKS,
         ],
         HostKernel::Tailored => &[iommu_interfaces::ON_TAILORED],

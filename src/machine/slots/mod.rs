@@ -1,0 +1,211 @@
+//! The slots of the root ports: what is in them from the start, what comes later ([`plug`]),
+//! and what the host has to say of it meanwhile ([`watch`]).
+
+mod plug;
+mod ports;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use devices::bus::{FastPathWatcher, PciDevice};
+use devices::e1000::E1000;
+use devices::vfio::AssignedDevice;
+use pci::{BusAt, HostBdf, InterruptPin, Topology};
+
+use super::Error;
+use super::assigned::{Assigner, Taken};
+use super::fabric::Fabric;
+use super::pci_root::PciRoot;
+use super::vm::Vm;
+use crate::config;
+
+pub use plug::{Refusal, Removal};
+pub use ports::FIRST_PORT_DEVICE;
+use ports::{Port, PowerEvents};
+use watch::Watch;
+
+/// The slots of a machine.
+pub struct Slots {
+    ports: BTreeMap<u8, Port>,
+    power: Arc<PowerEvents>,
+    fabric: Arc<Fabric>,
+    watcher: Arc<dyn FastPathWatcher>,
+    assigner: Assigner,
+    root: OnceLock<Weak<PciRoot>>,
+    watch: OnceLock<Watch>,
+    /// By port. One that is missing is empty.
+    contents: Mutex<BTreeMap<u8, Content>>,
+    /// The machine ends: nothing comes or goes any more.
+    ended: AtomicBool,
+}
+
+/// What is in a slot.
+struct Content {
+    /// By function number, which is their order.
+    items: Vec<Item>,
+    state: State,
+}
+
+/// A function in a slot.
+struct Item {
+    /// What the operator calls it.
+    id: String,
+    function: u8,
+    device: Device,
+}
+
+enum Device {
+    Assigned { host: HostBdf, taken: Taken },
+    Nic(Arc<E1000>),
+}
+
+impl Device {
+    fn on_bus(&self) -> Arc<dyn PciDevice> {
+        match self {
+            Self::Assigned { taken, .. } => taken.device.clone(),
+            Self::Nic(nic) => nic.clone(),
+        }
+    }
+}
+
+/// How far a slot's content is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// It is being opened.
+    Coming,
+    /// It is there.
+    Plugged,
+    /// The guest is asked to let go of it, or it is being closed.
+    Removing,
+}
+
+/// What a machine's slots are made from.
+pub struct Parts<'a> {
+    /// Devices that are there from the start.
+    pub assigns: &'a [config::Assign],
+    /// How many empty slots there are beside.
+    pub spare: u8,
+    /// The VM.
+    pub vm: &'a Vm,
+    /// What devices are connected to.
+    pub fabric: &'a Arc<Fabric>,
+    /// Told when what a guest may reach directly changes.
+    pub watcher: &'a Arc<dyn FastPathWatcher>,
+}
+
+impl Slots {
+    /// Makes the root ports, takes the devices that are there from the start, and puts each
+    /// behind its port.
+    pub fn attach(
+        parts: Parts<'_>,
+        topology: &mut Topology<dyn PciDevice>,
+    ) -> Result<Arc<Self>, Error> {
+        let used: Vec<u8> = parts.assigns.iter().map(|assign| assign.port).collect();
+        let power = Arc::new(PowerEvents::default());
+        let needed = ports::needed(&used, parts.spare);
+        let slots = Arc::new(Self {
+            ports: ports::attach(&needed, &used, parts.fabric, &power, topology)?,
+            power,
+            fabric: parts.fabric.clone(),
+            watcher: parts.watcher.clone(),
+            assigner: Assigner::new(parts.vm, parts.fabric),
+            root: OnceLock::new(),
+            watch: OnceLock::new(),
+            contents: Mutex::default(),
+            ended: AtomicBool::new(false),
+        });
+        slots.fill(parts.assigns, topology)?;
+        Ok(slots)
+    }
+
+    fn fill(
+        &self,
+        assigns: &[config::Assign],
+        topology: &mut Topology<dyn PciDevice>,
+    ) -> Result<(), Error> {
+        let taken = self.assigner.take(assigns)?;
+        let mut contents = self.contents();
+        let devices: Vec<_> = taken.iter().map(|taken| taken.device.clone()).collect();
+        for (assign, taken) in assigns.iter().zip(taken) {
+            let content = contents.entry(assign.port).or_insert_with(|| Content {
+                items: Vec::new(),
+                state: State::Plugged,
+            });
+            content.items.push(Item {
+                id: assign.device.to_string(),
+                function: assign.function,
+                device: Device::Assigned {
+                    host: assign.device,
+                    taken,
+                },
+            });
+        }
+        drop(contents);
+        for (assign, device) in assigns.iter().zip(devices) {
+            let Some(port) = self.ports.get(&assign.port) else {
+                continue;
+            };
+            let (at, name) = (BusAt::Behind(port.id), device.name());
+            let id = topology.attach(at, 0, assign.function, name, device.clone() as _)?;
+            self.wire_intx(&device, |pin| topology.root_interrupt(id, pin));
+        }
+        Ok(())
+    }
+
+    /// Solders the device's interrupt pin, if it has one, to the input that it comes out at.
+    fn wire_intx(
+        &self,
+        device: &AssignedDevice,
+        comes_out: impl FnOnce(InterruptPin) -> Option<(u8, InterruptPin)>,
+    ) {
+        if let Some((slot, pin)) = device.interrupt_pin().and_then(comes_out) {
+            device.wire_intx(self.fabric.levels.input(slot, pin));
+        }
+    }
+
+    /// From now on devices come and go, and the host is listened to.
+    pub fn open(self: &Arc<Self>, root: &Arc<PciRoot>) -> Result<(), Error> {
+        let _ = self.root.set(Arc::downgrade(root));
+        let watch = Watch::start(Arc::downgrade(self)).map_err(Error::Thread)?;
+        for (port, content) in &*self.contents() {
+            watch.follow(*port, content);
+        }
+        let _ = self.watch.set(watch);
+        Ok(())
+    }
+
+    /// Ends everything: nothing comes or goes any more, devices are silent, and they do not
+    /// reach the guest's memory. The guest must not run any more.
+    pub fn close(&self) {
+        self.ended.store(true, Ordering::SeqCst);
+        self.power.note();
+        if let Some(watch) = self.watch.get() {
+            watch.end();
+        }
+        let contents = self.contents();
+        for item in contents.values().flat_map(|content| &content.items) {
+            match &item.device {
+                Device::Assigned { taken, .. } => taken.device.release(),
+                Device::Nic(nic) => nic.stop(),
+            }
+        }
+        self.assigner.end();
+    }
+
+    fn contents(&self) -> MutexGuard<'_, BTreeMap<u8, Content>> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst)
+    }
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

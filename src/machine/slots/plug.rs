@@ -1,0 +1,341 @@
+//! Devices that come and go while the guest runs, by the rules of native PCI Express hot-plug
+//! (PCIe 6.0 §6.7): what comes is shown in the slot's registers and answers once the guest has
+//! given it power; before something goes the guest is asked by the attention button, and lets
+//! go by taking the slot's power away.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use devices::e1000::{E1000, E1000Config};
+use pci::{Bdf, InterruptPin};
+
+use super::ports::Port;
+use super::{Content, Device, Item, Slots, State};
+use crate::config;
+use crate::machine::Error;
+use crate::machine::nics;
+use crate::machine::pci_root::PciRoot;
+use crate::machine::timers::GuestClock;
+
+/// Why a device did not come, or did not go.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// There is no such device.
+    #[error("no device in a slot is called {0}; `sluice ctl SOCKET list` names them")]
+    UnknownId(String),
+    /// There is one already.
+    #[error("a device is called {0} already; give this one another id=…")]
+    IdTaken(String),
+    /// The machine has no such port.
+    #[error("the machine has no root port {port}; it has {}", list(.ports))]
+    NoSuchPort {
+        /// What was asked for.
+        port: u8,
+        /// What there is.
+        ports: Vec<u8>,
+    },
+    /// There is something in its slot.
+    #[error("root port {port} is taken, by {by}")]
+    PortTaken {
+        /// What was asked for.
+        port: u8,
+        /// Who is there.
+        by: String,
+    },
+    /// Every slot is taken.
+    #[error(
+        "every root port is taken; remove a device, or start the machine with more \
+         (--control …,ports=N)"
+    )]
+    NoFreePort,
+    /// It is coming or going already.
+    #[error("{id} is {what} already")]
+    Busy {
+        /// The device.
+        id: String,
+        /// What it is at.
+        what: &'static str,
+    },
+    /// The guest did not let go.
+    #[error(
+        "the guest did not let go of {id} within {} s: its kernel may have no PCI Express \
+         hot-plug, or be busy; try again, or take it away with --force",
+        .patience.as_secs()
+    )]
+    Timeout {
+        /// The device.
+        id: String,
+        /// How long it had.
+        patience: Duration,
+    },
+    /// The machine ends.
+    #[error("the machine is ending")]
+    Ending,
+    /// It cannot be opened, or shown to the guest.
+    #[error(transparent)]
+    Machine(#[from] Error),
+}
+
+fn list(ports: &[u8]) -> String {
+    match ports {
+        [] => "none".to_owned(),
+        ports => {
+            let ports: Vec<_> = ports.iter().map(u8::to_string).collect();
+            ports.join(", ")
+        }
+    }
+}
+
+/// How a device is taken out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Removal {
+    /// The guest is not asked.
+    pub force: bool,
+    /// How long the guest has.
+    pub patience: Duration,
+}
+
+/// Where a device went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The root port.
+    pub port: u8,
+    /// The address in the guest, if its bus has a number.
+    pub guest: Option<Bdf>,
+}
+
+impl Slots {
+    /// Takes a device of the host's and puts it into a slot, the first that is free if none is
+    /// asked for. When this returns the guest has been told of it.
+    pub fn add_assigned(&self, id: &str, spec: config::AssignSpec) -> Result<Place, Refusal> {
+        self.add(id, spec.port, |port| {
+            let host = spec.device;
+            let wanted = config::Assign {
+                device: host,
+                port,
+                function: 0,
+                presentation: spec.presentation,
+                lent: None,
+            };
+            // One was asked for.
+            let taken = self.assigner.take(&[wanted])?.pop();
+            Ok(taken.map(|taken| Device::Assigned { host, taken }))
+        })
+    }
+
+    /// Makes a network card and puts it into a slot.
+    pub fn add_nic(&self, id: &str, net: &config::Net) -> Result<Place, Refusal> {
+        self.add(id, None, |number| {
+            let backend = nics::open(&net.backend)?;
+            let device = self.port(number)?.bdf.device();
+            let nic = E1000::new(E1000Config {
+                name: id.to_owned(),
+                mac: net.mac,
+                backend,
+                dma: self.fabric.dma(),
+                line: self.fabric.wires.line(device, InterruptPin::IntA),
+                deferred: self.fabric.deferred.clone(),
+                clock: Arc::new(GuestClock),
+                watcher: self.watcher.clone(),
+            });
+            let nic = Arc::new(nic.map_err(Error::Nic)?);
+            nic.start().map_err(Error::Nic)?;
+            Ok(Some(Device::Nic(nic)))
+        })
+    }
+
+    fn add(
+        &self,
+        id: &str,
+        port: Option<u8>,
+        make: impl FnOnce(u8) -> Result<Option<Device>, Refusal>,
+    ) -> Result<Place, Refusal> {
+        let number = self.reserve(id, port)?;
+        let plugged = make(number)
+            .and_then(|device| device.ok_or(Refusal::Ending))
+            .and_then(|device| self.plug(id, number, device));
+        if plugged.is_err() {
+            self.contents().remove(&number);
+        }
+        plugged
+    }
+
+    /// Puts a device on the bus behind a port, and then tells the guest.
+    fn plug(&self, id: &str, number: u8, device: Device) -> Result<Place, Refusal> {
+        let (root, port) = (self.root()?, self.port(number)?);
+        let guest = match self.attach_to(&root, port, &device) {
+            Ok(guest) => guest,
+            Err(refusal) => {
+                self.close_device(device);
+                return Err(refusal);
+            }
+        };
+        let item = Item {
+            id: id.to_owned(),
+            function: 0,
+            device,
+        };
+        let content = Content {
+            items: vec![item],
+            state: State::Plugged,
+        };
+        if let Some(watch) = self.watch.get() {
+            watch.follow(number, &content);
+        }
+        self.contents().insert(number, content);
+        port.port.insert();
+        let port = number;
+        Ok(Place { port, guest })
+    }
+
+    fn attach_to(
+        &self,
+        root: &Arc<PciRoot>,
+        port: &Port,
+        device: &Device,
+    ) -> Result<Option<Bdf>, Refusal> {
+        let functions = [(0, device.on_bus())];
+        let ids = root.plug(port.id, &functions).map_err(Error::from)?;
+        let Some(&id) = ids.first() else {
+            return Ok(None);
+        };
+        if let Device::Assigned { taken, .. } = device {
+            self.wire_intx(&taken.device, |pin| root.root_interrupt(id, pin));
+        }
+        Ok(root.bdf(id))
+    }
+
+    /// Keeps a slot for what is being opened.
+    fn reserve(&self, id: &str, port: Option<u8>) -> Result<u8, Refusal> {
+        let mut contents = self.contents();
+        if self.has_ended() {
+            return Err(Refusal::Ending);
+        }
+        if contents.values().any(|content| content.holds(id)) {
+            return Err(Refusal::IdTaken(id.to_owned()));
+        }
+        let number = match port {
+            None => *self
+                .ports
+                .keys()
+                .find(|port| !contents.contains_key(port))
+                .ok_or(Refusal::NoFreePort)?,
+            Some(port) => {
+                self.port(port)?;
+                if let Some(content) = contents.get(&port) {
+                    let by = content.names();
+                    return Err(Refusal::PortTaken { port, by });
+                }
+                port
+            }
+        };
+        let coming = Content {
+            items: Vec::new(),
+            state: State::Coming,
+        };
+        contents.insert(number, coming);
+        Ok(number)
+    }
+
+    fn port(&self, number: u8) -> Result<&Port, Refusal> {
+        self.ports.get(&number).ok_or_else(|| Refusal::NoSuchPort {
+            port: number,
+            ports: self.ports.keys().copied().collect(),
+        })
+    }
+
+    fn root(&self) -> Result<Arc<PciRoot>, Refusal> {
+        let root = self.root.get().and_then(std::sync::Weak::upgrade);
+        root.ok_or(Refusal::Ending)
+    }
+
+    /// Takes what is in a slot out, with everything else that is a function of the same
+    /// device. When this returns it is closed.
+    pub fn remove(&self, id: &str, removal: &Removal) -> Result<(), Refusal> {
+        let number = self.begin_removal(id)?;
+        let port = self.port(number)?;
+        if !removal.force {
+            if let Err(refusal) = self.ask(id, port, removal.patience) {
+                self.set_state(number, State::Plugged);
+                return Err(refusal);
+            }
+        }
+        // What is torn out is gone for the guest at once; else it is shut off already.
+        port.port.take_out();
+        self.root()?.unplug(port.id);
+        let content = self.contents().get_mut(&number).map(Content::empty);
+        for item in content.into_iter().flatten() {
+            self.close_device(item.device);
+        }
+        self.contents().remove(&number);
+        Ok(())
+    }
+
+    fn begin_removal(&self, id: &str) -> Result<u8, Refusal> {
+        let mut contents = self.contents();
+        if self.has_ended() {
+            return Err(Refusal::Ending);
+        }
+        let found = contents.iter_mut().find(|(_, content)| content.holds(id));
+        let (number, content) = found.ok_or_else(|| Refusal::UnknownId(id.to_owned()))?;
+        let what = match content.state {
+            State::Plugged => {
+                content.state = State::Removing;
+                return Ok(*number);
+            }
+            State::Coming => "being plugged in",
+            State::Removing => "being removed",
+        };
+        let id = id.to_owned();
+        Err(Refusal::Busy { id, what })
+    }
+
+    fn set_state(&self, number: u8, state: State) {
+        if let Some(content) = self.contents().get_mut(&number) {
+            content.state = state;
+        }
+    }
+
+    /// Asks the guest to let go, and waits until it has taken the slot's power away.
+    fn ask(&self, id: &str, port: &Port, patience: Duration) -> Result<(), Refusal> {
+        if port.port.has_power() {
+            port.port.press_attention();
+        }
+        let deadline = Instant::now() + patience;
+        let is_over = || !port.port.has_power() || self.has_ended();
+        match self.power.wait_until(deadline, is_over) {
+            _ if self.has_ended() => Err(Refusal::Ending),
+            true => Ok(()),
+            false => Err(Refusal::Timeout {
+                id: id.to_owned(),
+                patience,
+            }),
+        }
+    }
+
+    fn close_device(&self, device: Device) {
+        match device {
+            Device::Assigned { taken, .. } => self.assigner.give_back(vec![taken]),
+            Device::Nic(nic) => nic.stop(),
+        }
+    }
+}
+
+impl Content {
+    fn holds(&self, id: &str) -> bool {
+        self.items.iter().any(|item| item.id == id)
+    }
+
+    fn names(&self) -> String {
+        let names: Vec<_> = self.items.iter().map(|item| item.id.as_str()).collect();
+        match names.as_slice() {
+            [] => "a device that is being plugged in".to_owned(),
+            names => names.join(" and "),
+        }
+    }
+
+    /// Takes everything out.
+    fn empty(&mut self) -> Vec<Item> {
+        std::mem::take(&mut self.items)
+    }
+}

@@ -1,0 +1,223 @@
+//! Devices that come and go while the guest runs, by the guest's own PCI Express hot-plug.
+
+use super::Check;
+use crate::error::{Error, Result, fail};
+use crate::inside::control::Control;
+use crate::inside::guest::{Guest, expect_success};
+use crate::inside::host;
+use crate::inside::linux::{network_up, ping_all};
+use crate::inside::rig::Rig;
+use crate::inside::sysfs;
+use crate::inside::vmm::{GuestSpec, Network};
+use crate::topology::{
+    E1000E, E1000E_GUEST_ADDRESS, E1000E_PEER, NVME, PF_ADDRESS, PHYSICAL_FUNCTION, TAP,
+    TAP_ADDRESS, TAP_GUEST_ADDRESS, VF_GUEST_ADDRESS, VIRTUAL_FUNCTIONS,
+};
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::time::Duration;
+
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "vf-comes-and-goes-twenty-times-under-ping",
+        cpus: &[2],
+        limit: 900,
+        fixture: None,
+        run: twenty_times,
+    },
+    Check {
+        name: "nic-and-nvme-come-and-go",
+        cpus: &[1],
+        limit: 240,
+        fixture: None,
+        run: others,
+    },
+    Check {
+        name: "host-takes-its-vf-back",
+        cpus: &[1],
+        limit: 300,
+        fixture: None,
+        run: taken_back,
+    },
+    Check {
+        name: "what-is-torn-out-leaves-the-guest-alive",
+        cpus: &[1],
+        limit: 240,
+        fixture: None,
+        run: torn_out,
+    },
+    Check {
+        name: "guest-learns-of-a-fatal-error",
+        cpus: &[1],
+        limit: 240,
+        fixture: None,
+        run: fatal_error,
+    },
+];
+
+const VF: &str = VIRTUAL_FUNCTIONS[0];
+const ROUNDS: u32 = 20;
+/// How long a guest may take to see a device that came.
+const COMING: Duration = Duration::from_secs(30);
+
+/// A guest with a control socket.
+fn boot(rig: &mut Rig, spec: GuestSpec) -> Result<(Guest, Control)> {
+    rig.only_sluice()?;
+    let socket = rig.file("control.socket");
+    let spec = GuestSpec {
+        control: Some(socket.clone()),
+        ..spec
+    };
+    Ok((rig.boot(&spec)?, Control(socket)))
+}
+
+/// Waits until a driver has as many devices.
+fn wait_for_devices(guest: &mut Guest, driver: &str, count: u32) -> Result<()> {
+    guest
+        .sh_within(
+            &format!(
+                "n=0; until [ \"$(ls -d /sys/bus/pci/drivers/{driver}/*:*:* 2>/dev/null | wc -l)\" = {count} ]; do n=$((n+1)); [ $n -lt 250 ] || break; sleep 0.1; done; [ $n -lt 250 ]"
+            ),
+            COMING,
+        )
+        .map(drop)
+}
+
+fn add_vf(guest: &mut Guest, control: &Control) -> Result<()> {
+    control.add("--assign", VF)?;
+    wait_for_devices(guest, "igbvf", 1)
+}
+
+fn ping_over_vf(guest: &mut Guest) -> Result<()> {
+    network_up(guest, "igbvf", VF_GUEST_ADDRESS)?;
+    ping_all(guest, 5, 0.05, PF_ADDRESS).map(drop)
+}
+
+/// The e1000 is pinged all the while, and must not lose one; the virtual function is pinged when it goes.
+fn twenty_times(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = GuestSpec {
+        network: Some(Network::Tap(TAP)),
+        ..GuestSpec::new(cpus)
+    };
+    let (mut guest, control) = boot(rig, spec)?;
+    network_up(&mut guest, "e1000", TAP_GUEST_ADDRESS)?;
+    guest.sh("modprobe igbvf")?;
+    guest.sh(&format!(
+        "ping -q -i 0.2 -W 5 {TAP_ADDRESS} >/tmp/pings 2>&1 & echo $! >/tmp/pinging"
+    ))?;
+    let free = control.list()?.free_ports;
+    for round in 1..=ROUNDS {
+        let told = |error: Error| Error::Other(format!("in round {round}: {error}"));
+        add_vf(&mut guest, &control).map_err(told)?;
+        ping_over_vf(&mut guest).map_err(told)?;
+        guest.sh(&format!(
+            "ping -q -i 0.02 {PF_ADDRESS} >/dev/null 2>&1 & echo $! >/tmp/busy"
+        ))?;
+        control.remove(VF).map_err(told)?;
+        guest.sh("kill $(cat /tmp/busy) 2>/dev/null; true")?;
+        if control.has(VF)? {
+            return fail(format!("in round {round} the function is still listed"));
+        }
+        wait_for_devices(&mut guest, "igbvf", 0).map_err(told)?;
+    }
+    if control.list()?.free_ports != free {
+        return fail("not every port is free again");
+    }
+    let said = guest.sh("kill -INT $(cat /tmp/pinging); sleep 1; cat /tmp/pings")?;
+    if !said.contains(" 0% packet loss") {
+        return fail(format!("the e1000's pings meanwhile: {said}"));
+    }
+    expect_success(guest.power_off()?)
+}
+
+/// An emulated NIC, an assigned one, and a disk controller; the last of them stays to the end.
+fn others(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let (mut guest, control) = boot(rig, GuestSpec::new(cpus))?;
+    guest.sh("modprobe -a e1000 e1000e nvme")?;
+    control.add("--net", &format!("tap={TAP},id=wire"))?;
+    control.add("--assign", &format!("{E1000E},id=copper"))?;
+    wait_for_devices(&mut guest, "e1000", 1)?;
+    wait_for_devices(&mut guest, "e1000e", 1)?;
+    network_up(&mut guest, "e1000", TAP_GUEST_ADDRESS)?;
+    ping_all(&mut guest, 10, 0.05, TAP_ADDRESS)?;
+    network_up(&mut guest, "e1000e", E1000E_GUEST_ADDRESS)?;
+    ping_all(&mut guest, 10, 0.05, E1000E_PEER)?;
+    let refused = control.refusal(&["add", "--assign", &format!("{NVME},id=wire")])?;
+    if !refused.contains("called wire already") {
+        return fail(format!("of an id that is taken: {refused}"));
+    }
+    control.remove("wire")?;
+    control.remove("copper")?;
+    control.add("--assign", NVME)?;
+    wait_for_devices(&mut guest, "nvme", 1)?;
+    crate::inside::linux::wait_for_block_device(&mut guest, "nvme0n1")?;
+    crate::inside::linux::copy_through_block_device(&mut guest, "nvme0n1")?;
+    expect_success(guest.power_off()?)
+}
+
+/// The host removes its virtual functions while the guest uses one: the guest is asked, lets go, and lives on.
+fn taken_back(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let (mut guest, control) = boot(rig, GuestSpec::owning(&[VF], cpus))?;
+    ping_over_vf(&mut guest)?;
+    let made = sysfs::device(PHYSICAL_FUNCTION).join("sriov_numvfs");
+    // Does not return before the guest has let go.
+    sysfs::write(&made, "0")?;
+    wait_for_devices(&mut guest, "igbvf", 0)?;
+    sysfs::wait_until("the function is not listed", COMING, || {
+        control.has(VF).is_ok_and(|has| !has)
+    })?;
+    if !guest.sh("dmesg")?.contains("Attention button pressed") {
+        return fail("the guest was not asked");
+    }
+    host::make_virtual_functions(&VIRTUAL_FUNCTIONS)?;
+    add_vf(&mut guest, &control)?;
+    ping_over_vf(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+fn torn_out(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let (mut guest, control) = boot(rig, GuestSpec::owning(&[VF], cpus))?;
+    ping_over_vf(&mut guest)?;
+    guest.sh(&format!("ping -q -i 0.02 {PF_ADDRESS} >/dev/null 2>&1 &"))?;
+    control.tear_out(VF)?;
+    wait_for_devices(&mut guest, "igbvf", 0)?;
+    add_vf(&mut guest, &control)?;
+    ping_over_vf(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// The host's kernel is made to believe that the NIC reported an uncorrectable error.
+fn fatal_error(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let (mut guest, _control) = boot(rig, GuestSpec::owning(&[E1000E], cpus))?;
+    network_up(&mut guest, "e1000e", E1000E_GUEST_ADDRESS)?;
+    ping_all(&mut guest, 5, 0.05, E1000E_PEER)?;
+    inject_fatal_error(3, 0, 0)?;
+    guest.sh_within(
+        "n=0; until dmesg | grep -q 'AER.*Uncorrect.*Fatal'; do n=$((n+1)); [ $n -lt 250 ] || break; sleep 0.1; done; [ $n -lt 250 ]",
+        COMING,
+    )?;
+    // Its driver is told, and recovers.
+    guest.sh_within(
+        "n=0; until dmesg | grep -q 'device recovery successful'; do n=$((n+1)); [ $n -lt 250 ] || break; sleep 0.1; done; dmesg | tail -30; [ $n -lt 250 ]",
+        COMING,
+    )?;
+    network_up(&mut guest, "e1000e", E1000E_GUEST_ADDRESS)?;
+    ping_all(&mut guest, 5, 0.1, E1000E_PEER)?;
+    expect_success(guest.power_off()?)
+}
+
+/// By the kernel's own means: `struct aer_error_inj` of drivers/pci/pcie/aer_inject.c, with a malformed TLP.
+fn inject_fatal_error(bus: u8, device: u8, function: u8) -> Result<()> {
+    const MALFORMED_TLP: u32 = 1 << 18;
+    host::run("modprobe", "aer_inject")?;
+    let mut request = vec![bus, device, function, 0];
+    let words = [MALFORMED_TLP, 0, 1, 2, 3, 4, 0];
+    request.extend(words.iter().flat_map(|word| word.to_le_bytes()));
+    let path = "/dev/aer_inject";
+    let mut file = OpenOptions::new()
+        .write(true)
+        .open(path)
+        .map_err(|error| Error::Other(format!("{path}: {error}")))?;
+    file.write_all(&request)
+        .map_err(|error| Error::Other(format!("{path}: {error}")))
+}
