@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use devices::bus::{FastPath, PciDevice};
 use devices::irq::{MsiRoute, MsiRoutes, RouteError};
-use devices::vfio::{AssignedDevice, KernelDevice, OpenError, Presentation, ResetSet};
+use devices::vfio::{AssignedDevice, Candidate, KernelDevice, OpenError, Presentation, ResetSet};
 use iommu::host::{HostMapper, Type1, pin_memory};
 use pci::{BarIndex, Bdf, Changes, ConfigWrite, Function, MsiMessage, Register};
 use sluice::host::Host;
@@ -74,11 +74,15 @@ fn open() -> Option<Rig> {
         .unwrap_or_else(|e| panic!("{e}"));
     eprintln!("{} in group {}", ready.function, ready.group.number);
     let container = Arc::new(Type1::open(None).unwrap_or_else(|e| panic!("{e}")));
-    let backend = KernelDevice::open(container.container(), address, &ready.sysfs)
-        .unwrap_or_else(|e| panic!("{e}"));
+    let candidate = Candidate {
+        name: ready.function.address.to_string(),
+        address: Some(ready.function.address),
+        sysfs: ready.sysfs,
+    };
+    let backend = KernelDevice::open(&container, &candidate).unwrap_or_else(|e| panic!("{e}"));
     // A second container cannot have the group: it is in use.
     let other = Type1::open(None).unwrap();
-    let busy = KernelDevice::open(other.container(), address, &ready.sysfs);
+    let busy = KernelDevice::open(&other, &candidate);
     assert!(matches!(busy, Err(OpenError::Busy { .. })));
     let ranges = [
         (GuestAddress(0), 64 << 20),

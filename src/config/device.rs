@@ -2,6 +2,7 @@
 //! the file with the same keys.
 
 use std::fmt;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -12,7 +13,7 @@ use serde::de::{self, Deserialize, Deserializer};
 
 use super::option::{OptionError, Options, leading};
 use super::{Cdrom, Disk, MAX_PORT, NetBackend, Serial};
-use crate::host::VfSettings;
+use crate::host::{HostDevice, Uuid, VfSettings};
 use crate::memory::{HugePages, parse_size};
 
 /// `--memory` as it was written.
@@ -37,14 +38,72 @@ pub struct NetSpec {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AssignSpec {
     /// Which device.
-    pub device: HostBdf,
+    pub device: DeviceSpec,
     /// The port it asks for.
     pub port: Option<u8>,
+    /// Through which of the kernel's interfaces.
+    pub interface: Interface,
+    /// A descriptor of `/dev/iommu` that this process was given.
+    pub iommufd: Option<RawFd>,
     /// How it is shown to the guest.
     pub presentation: Presentation,
     /// The device is a physical function: a virtual one of it is lent to the machine, with
     /// these settings.
     pub lent: Option<VfSettings>,
+}
+
+/// A device as it was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeviceSpec {
+    /// By what it is called.
+    Named(HostDevice),
+    /// By a descriptor of its own file, which this process was given.
+    Open(RawFd),
+}
+
+impl fmt::Display for DeviceSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Named(device) => write!(f, "{device}"),
+            Self::Open(descriptor) => write!(f, "fd={descriptor}"),
+        }
+    }
+}
+
+/// The kernel's interfaces to the IOMMU. A machine uses one of them for all its devices.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub enum Interface {
+    /// iommufd if the host and all devices have it, else type1.
+    #[default]
+    Auto,
+    /// iommufd, and devices with files of their own.
+    Iommufd,
+    /// A type1 container, and devices in groups.
+    Type1,
+}
+
+impl Interface {
+    const ALL: [Self; 3] = [Self::Auto, Self::Iommufd, Self::Type1];
+}
+
+impl fmt::Display for Interface {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Iommufd => "iommufd",
+            Self::Type1 => "type1",
+        })
+    }
+}
+
+impl FromStr for Interface {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let mut all = Self::ALL.into_iter();
+        all.find(|interface| interface.to_string() == text)
+            .ok_or_else(|| format!("'{text}' is none of auto, iommufd, type1"))
+    }
 }
 
 impl FromStr for MemorySpec {
@@ -186,6 +245,46 @@ impl FromStr for Capabilities {
     }
 }
 
+/// The number of a file descriptor.
+struct Descriptor(RawFd);
+
+impl FromStr for Descriptor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number| *number >= 0);
+        number
+            .map(Self)
+            .ok_or_else(|| format!("'{text}' is no file descriptor; write its number, such as 5"))
+    }
+}
+
+impl FromStr for DeviceSpec {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        fn value<T: FromStr<Err: fmt::Display>>(
+            key: &'static str,
+            text: &str,
+        ) -> Result<T, OptionError> {
+            let value = text.parse();
+            value.map_err(|e: T::Err| OptionError::Value(key, e.to_string()))
+        }
+
+        let mediated = |uuid: Uuid| Self::Named(HostDevice::Mediated(uuid));
+        match (text.split_once('='), text.parse()) {
+            (Some(("fd", number)), _) => value("fd", number).map(|Descriptor(n)| Self::Open(n)),
+            (Some(("mdev", uuid)), _) => value("mdev", uuid).map(mediated),
+            (_, Ok(uuid)) => Ok(mediated(uuid)),
+            _ => value("BDF", text).map(|address: HostBdf| Self::Named(address.into())),
+        }
+    }
+}
+
+const ASSIGN_KEYS: [&str; 7] = [
+    "port", "rom", "no-mmap", "hide", "clique", "iommu", "iommufd",
+];
+
 impl FromStr for AssignSpec {
     type Err = OptionError;
 
@@ -194,13 +293,13 @@ impl FromStr for AssignSpec {
         if device.is_empty() {
             return Err(OptionError::Empty("a PCI address, such as 0000:02:10.0"));
         }
-        let options = Options::parse(rest, &["port", "rom", "no-mmap", "hide", "clique"], &[])?;
+        let options = Options::parse(rest, &ASSIGN_KEYS, &[])?;
         let hide: Option<Capabilities> = options.read("hide")?;
         Ok(Self {
-            device: device
-                .parse()
-                .map_err(|e: pci::ParseBdfError| OptionError::Value("BDF", e.to_string()))?,
+            device: device.parse()?,
             port: options.read("port")?.map(|Port(port)| port),
+            interface: options.read("iommu")?.unwrap_or_default(),
+            iommufd: options.read("iommufd")?.map(|Descriptor(n)| n),
             presentation: Presentation {
                 rom: options.value("rom")?.map(rom_source).unwrap_or_default(),
                 no_mmap: options.word("no-mmap")?,
@@ -303,14 +402,23 @@ impl<'de> Deserialize<'de> for NetSpec {
     }
 }
 
+const DEVICE_CHOICE: OptionError =
+    OptionError::Choice("a table is about one device: write one of bdf, mdev and fd");
+
 impl<'de> Deserialize<'de> for AssignSpec {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Table {
-            #[serde(deserialize_with = "from_text")]
-            bdf: HostBdf,
+            #[serde(default, deserialize_with = "from_text_if")]
+            bdf: Option<HostBdf>,
+            #[serde(default, deserialize_with = "from_text_if")]
+            mdev: Option<Uuid>,
+            fd: Option<i64>,
             port: Option<i64>,
+            #[serde(default, deserialize_with = "from_text")]
+            iommu: Interface,
+            iommufd: Option<i64>,
             rom: Option<String>,
             #[serde(default, rename = "no-mmap")]
             no_mmap: bool,
@@ -318,17 +426,32 @@ impl<'de> Deserialize<'de> for AssignSpec {
             hide: Capabilities,
             clique: Option<i64>,
         }
+        /// A number that must be as the flag's text has it.
+        fn number<T: FromStr<Err: fmt::Display>, E: de::Error>(
+            number: Option<i64>,
+        ) -> Result<Option<T>, E> {
+            let read = number.map(|n| n.to_string().parse());
+            read.transpose().map_err(E::custom)
+        }
+
         let table = Table::deserialize(deserializer)?;
-        let port = table.port.map(|port| port.to_string().parse::<Port>());
-        let clique = table.clique.map(|n| n.to_string().parse());
+        let fd = number(table.fd)?.map(|Descriptor(n)| n);
+        let device = match (table.bdf, table.mdev, fd) {
+            (Some(address), None, None) => DeviceSpec::Named(address.into()),
+            (None, Some(uuid), None) => DeviceSpec::Named(HostDevice::Mediated(uuid)),
+            (None, None, Some(descriptor)) => DeviceSpec::Open(descriptor),
+            _ => return Err(de::Error::custom(DEVICE_CHOICE)),
+        };
         Ok(Self {
-            device: table.bdf,
-            port: port.transpose().map_err(de::Error::custom)?.map(|p| p.0),
+            device,
+            port: number(table.port)?.map(|Port(port)| port),
+            interface: table.iommu,
+            iommufd: number(table.iommufd)?.map(|Descriptor(n)| n),
             presentation: Presentation {
                 rom: table.rom.as_deref().map(rom_source).unwrap_or_default(),
                 no_mmap: table.no_mmap,
                 hide: table.hide.0,
-                clique: clique.transpose().map_err(de::Error::custom)?,
+                clique: number(table.clique)?,
             },
             lent: None,
         })
@@ -445,6 +568,41 @@ mod tests {
     }
 
     #[test]
+    fn devices_without_an_address() {
+        const UUID: &str = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001";
+        let device = |text: &str| text.parse::<AssignSpec>().unwrap().device.to_string();
+        assert_eq!(
+            device(&format!("mdev={UUID},port=2")),
+            format!("mdev {UUID}")
+        );
+        assert_eq!(device(UUID), format!("mdev {UUID}"));
+        assert_eq!(device("fd=5,port=2"), "fd=5");
+        assert!(error::<AssignSpec>("mdev=5").contains("mdev: '5' is not a UUID"));
+        for fd in ["fd=", "fd=-1", "fd=x", "fd=99999999999"] {
+            assert!(
+                error::<AssignSpec>(fd).contains("is no file descriptor"),
+                "{fd}"
+            );
+        }
+    }
+
+    #[test]
+    fn interfaces() {
+        let given = |text: &str| {
+            let a: AssignSpec = text.parse().unwrap();
+            (a.interface, a.iommufd)
+        };
+        assert_eq!(given("02:10.0"), (Interface::Auto, None));
+        assert_eq!(given("02:10.0,iommu=type1"), (Interface::Type1, None));
+        assert_eq!(given("fd=5,iommufd=4"), (Interface::Auto, Some(4)));
+        assert!(error::<AssignSpec>("02:10.0,iommu=on").contains("auto, iommufd, type1"));
+        assert!(error::<AssignSpec>("02:10.0,iommufd=x").contains("is no file descriptor"));
+        for interface in Interface::ALL {
+            assert_eq!(interface.to_string().parse(), Ok(interface));
+        }
+    }
+
+    #[test]
     fn how_an_assigned_device_is_shown() {
         let shown = |text: &str| text.parse::<AssignSpec>().unwrap().presentation;
         assert_eq!(shown("02:10.0"), Presentation::default());
@@ -473,7 +631,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_text_panics(text in "[a-z0-9=,:./]{0,40}|\\PC{0,20}") {
+        fn no_text_panics(
+            text in "[a-z0-9=,:./]{0,40}|\\PC{0,20}|(fd|mdev|iommu|iommufd|,|=|[0-9a-f-]){0,12}",
+        ) {
             let _ = text.parse::<MemorySpec>();
             let _ = text.parse::<NetSpec>();
             let _ = text.parse::<AssignSpec>();

@@ -261,7 +261,7 @@ fn key_at(table: &DeTable, offset: usize) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::NetBackend;
+    use crate::config::{DeviceSpec, Interface, NetBackend};
     use crate::memory::HugePages;
     use proptest::prelude::*;
 
@@ -298,6 +298,12 @@ mod tests {
             port = 2
             [[assign]]
             bdf = "02:10.2"
+            iommu = "type1"
+            [[assign]]
+            mdev = "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001"
+            [[assign]]
+            fd = 5
+            iommufd = 4
             "#,
         );
         assert_eq!(s.kernel.unwrap().value, Path::new("/vms/vmlinuz"));
@@ -313,6 +319,11 @@ mod tests {
         assert_eq!(s.disk[0].origin.to_string(), "/vms/vm.toml:12: disk");
         assert_eq!(s.assign[0].value.port, Some(2));
         assert_eq!(s.assign[1].value.device.to_string(), "0000:02:10.2");
+        assert_eq!(s.assign[1].value.interface, Interface::Type1);
+        let mediated = s.assign[2].value.device.to_string();
+        assert_eq!(mediated, "mdev 83b8f4f2-509f-382f-3c1e-e6bfe0fa1001");
+        let open = &s.assign[3].value;
+        assert_eq!((open.device, open.iommufd), (DeviceSpec::Open(5), Some(4)));
     }
 
     #[test]
@@ -378,6 +389,26 @@ mod tests {
             (
                 "[[assign]]\nbdf = '02'",
                 "vm.toml:2: assign.bdf: '02' is not a PCI address",
+            ),
+            (
+                "[[assign]]\nbdf = '02:00.0'\nfd = 5",
+                "vm.toml:1: assign: a table is about one device: write one of bdf, mdev and fd",
+            ),
+            (
+                "[[assign]]\nport = 5",
+                "vm.toml:1: assign: a table is about one device",
+            ),
+            (
+                "[[assign]]\nfd = -5",
+                "vm.toml:1: assign: '-5' is no file descriptor",
+            ),
+            (
+                "[[assign]]\nmdev = '5'",
+                "vm.toml:2: assign.mdev: '5' is not a UUID",
+            ),
+            (
+                "[[assign]]\nbdf = '02:00.0'\niommu = 'on'",
+                "vm.toml:3: assign.iommu: 'on' is none of auto",
             ),
             (
                 "[[assign]]\nbdf = '02:00.0'\nport = 99",

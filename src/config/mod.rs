@@ -8,6 +8,7 @@
 
 mod device;
 mod file;
+mod interface;
 mod mac;
 mod option;
 mod origin;
@@ -21,10 +22,10 @@ use std::path::PathBuf;
 use devices::net::{Forward, Mac};
 use devices::vfio::Presentation;
 
-use crate::host::VfSettings;
+use crate::host::{HostDevice, Inherited, VfSettings};
 use crate::memory::HugePages;
 
-pub use device::{AssignSpec, MemorySpec, NetSpec};
+pub use device::{AssignSpec, DeviceSpec, Interface, MemorySpec, NetSpec};
 pub use file::{FileError, load};
 pub use option::OptionError;
 pub use origin::{Given, Origin};
@@ -123,7 +124,13 @@ pub enum NetBackend {
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Assign {
     /// Which device.
-    pub device: pci::HostBdf,
+    pub device: HostDevice,
+    /// The device's own file, if this process was given it.
+    pub file: Option<Inherited>,
+    /// Through which of the kernel's interfaces; the same for all of a machine's devices.
+    pub interface: Interface,
+    /// The `/dev/iommu` that this process was given, if it was; the same for all of them.
+    pub iommufd: Option<Inherited>,
     /// Which root port (slot) it is plugged into, 1 to [`MAX_PORT`].
     pub port: u8,
     /// Which function it is of the device in that slot; each has a function 0.

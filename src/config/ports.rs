@@ -8,17 +8,25 @@
 use std::collections::BTreeMap;
 
 use devices::vfio::RomSource;
-use pci::HostBdf;
 
 use super::validate::{Once, Problem, check_file, error};
-use super::{Assign, AssignSpec, ConfigError, Given, MAX_PORT, Origin};
-use crate::host::Host;
+use super::{
+    Assign, AssignSpec, ConfigError, DeviceSpec, Given, Interface, MAX_PORT, Origin, interface,
+};
+use crate::host::{Host, HostDevice, Inherited};
+
+/// A device that is asked for, once it is known which it is.
+struct Wish {
+    device: HostDevice,
+    file: Option<Inherited>,
+    spec: AssignSpec,
+}
 
 /// What goes into one slot.
 struct Slot {
     port: Option<u8>,
     /// Not empty. All have the segment, bus and device number of the first.
-    functions: Vec<AssignSpec>,
+    functions: Vec<Wish>,
     origin: Origin,
 }
 
@@ -28,20 +36,13 @@ pub(super) fn assigns(
     given: Vec<Given<AssignSpec>>,
     host: &Host,
 ) -> Result<Vec<Assign>, ConfigError> {
-    let mut devices = Once::new();
-    for Given { value, origin } in &given {
-        // A physical function may lend many.
-        if value.lent.is_none() {
-            devices.check(value.device, origin, || value.device.to_string())?;
-        }
-        if let RomSource::File(path) = &value.presentation.rom {
-            check_file(path).map_err(|problem| error(origin, problem))?;
-        }
-    }
+    let (interface, iommufd) = interface::agree(&given, host)?;
+    let wishes = identify(given, host)?;
     let mut slots: Vec<Slot> = Vec::new();
     // Those that ask first: the others may belong with them.
-    let (asking, others): (Vec<_>, Vec<_>) =
-        given.into_iter().partition(|g| g.value.port.is_some());
+    let (asking, others): (Vec<_>, Vec<_>) = wishes
+        .into_iter()
+        .partition(|g| g.value.spec.port.is_some());
     for Given { value, origin } in asking {
         join_port(&mut slots, value, origin)?;
     }
@@ -52,13 +53,66 @@ pub(super) fn assigns(
             None => slots.push(Slot::with(value, origin)),
         }
     }
-    choose_ports(slots)
+    let mut assigns = choose_ports(slots)?;
+    for assign in &mut assigns {
+        (assign.interface, assign.iommufd) = (interface, iommufd.clone());
+    }
+    Ok(assigns)
+}
+
+/// Finds out which devices are meant, none of them twice.
+fn identify(given: Vec<Given<AssignSpec>>, host: &Host) -> Result<Vec<Given<Wish>>, ConfigError> {
+    let (mut devices, mut descriptors) = (Once::new(), Once::new());
+    let mut wishes = Vec::new();
+    for Given { value, origin } in given {
+        let (file, device) = match value.device {
+            DeviceSpec::Named(device) => (None, device),
+            DeviceSpec::Open(descriptor) => {
+                descriptors.check(descriptor, &origin, || value.device.to_string())?;
+                let inherited = host.inherited_device(descriptor);
+                let (file, device) = inherited.map_err(|e| error(&origin, e.into()))?;
+                (Some(file), device)
+            }
+        };
+        // A physical function may lend many.
+        if value.lent.is_none() {
+            devices.check(device, &origin, || device.to_string())?;
+        }
+        if let RomSource::File(path) = &value.presentation.rom {
+            check_file(path).map_err(|problem| error(&origin, problem))?;
+        }
+        wishes.push(Given {
+            value: Wish {
+                device,
+                file,
+                spec: value,
+            },
+            origin,
+        });
+    }
+    Ok(wishes)
+}
+
+impl Wish {
+    fn placed(self, port: u8, function: u8) -> Assign {
+        Assign {
+            device: self.device,
+            file: self.file,
+            // What all agree on, which is the caller's to fill in.
+            interface: Interface::Auto,
+            iommufd: None,
+            port,
+            function,
+            presentation: self.spec.presentation,
+            lent: self.spec.lent,
+        }
+    }
 }
 
 impl Slot {
-    fn with(first: AssignSpec, origin: Origin) -> Self {
+    fn with(first: Wish, origin: Origin) -> Self {
         Self {
-            port: first.port,
+            port: first.spec.port,
             functions: vec![first],
             origin,
         }
@@ -66,20 +120,20 @@ impl Slot {
 
     /// The numbers that the functions have on the host. Without a number 0 nobody would look
     /// for the others (PCIe 6.0 §7.5.1.1.9), so the first takes it.
-    fn numbered(mut self) -> impl Iterator<Item = (u8, AssignSpec)> {
-        self.functions.sort_unstable_by_key(|spec| spec.device);
+    fn numbered(mut self) -> impl Iterator<Item = (u8, Wish)> {
+        self.functions.sort_unstable_by_key(|wish| wish.device);
         let numbers = self.functions.into_iter().enumerate();
-        numbers.map(|(index, spec)| {
-            let function = spec.device.bdf.function();
-            (if index == 0 { 0 } else { function }, spec)
+        numbers.map(|(index, wish)| {
+            let function = wish.device.pci().map_or(0, |at| at.bdf.function());
+            (if index == 0 { 0 } else { function }, wish)
         })
     }
 }
 
 /// Puts a device into the slot it asks for.
-fn join_port(slots: &mut Vec<Slot>, value: AssignSpec, origin: Origin) -> Result<(), ConfigError> {
-    let taken = slots.iter_mut().find(|slot| slot.port == value.port);
-    let (Some(slot), Some(port)) = (taken, value.port) else {
+fn join_port(slots: &mut Vec<Slot>, value: Wish, origin: Origin) -> Result<(), ConfigError> {
+    let taken = slots.iter_mut().find(|slot| slot.port == value.spec.port);
+    let (Some(slot), Some(port)) = (taken, value.spec.port) else {
         slots.push(Slot::with(value, origin));
         return Ok(());
     };
@@ -113,39 +167,36 @@ fn choose_ports(slots: Vec<Slot>) -> Result<Vec<Assign>, ConfigError> {
         let free = (1..=MAX_PORT).find(|port| !taken.contains_key(port));
         match (free, slot.functions.first()) {
             (Some(port), _) => drop(taken.insert(port, slot)),
-            (None, Some(spec)) => {
-                return Err(error(&slot.origin, Problem::NoPort(spec.device)));
+            (None, Some(wish)) => {
+                return Err(error(&slot.origin, Problem::NoPort(wish.device)));
             }
             (None, None) => (),
         }
     }
     let assigns = taken.into_iter().flat_map(|(port, slot)| {
-        slot.numbered().map(move |(function, spec)| Assign {
-            device: spec.device,
-            port,
-            function,
-            presentation: spec.presentation,
-            lent: spec.lent,
-        })
+        slot.numbered()
+            .map(move |(function, wish)| wish.placed(port, function))
     });
     Ok(assigns.collect())
 }
 
 /// They are in one place on the host, but for their function numbers. Where one will be that
-/// is yet to be lent is not known.
-fn share_slot(a: &AssignSpec, b: &AssignSpec) -> bool {
-    let place = |spec: &AssignSpec| {
-        let HostBdf { segment, bdf } = spec.device;
-        (segment, bdf.bus(), bdf.devfn() & !7)
+/// is yet to be lent is not known, and a mediated device is nowhere.
+fn share_slot(a: &Wish, b: &Wish) -> bool {
+    let place = |wish: &Wish| {
+        let at = wish.device.pci().filter(|_| wish.spec.lent.is_none())?;
+        Some((at.segment, at.bdf.bus(), at.bdf.devfn() & !7))
     };
-    place(a) == place(b) && a.lent.is_none() && b.lent.is_none()
+    place(a).is_some() && place(a) == place(b)
 }
 
 /// They are functions of one device: in one place, and neither is virtual.
-fn are_one(host: &Host, a: &AssignSpec, b: &AssignSpec) -> bool {
+fn are_one(host: &Host, a: &Wish, b: &Wish) -> bool {
     // What the host does not know is told when it is opened.
-    let is_physical =
-        |of: &AssignSpec| matches!(host.function(of.device), Ok(Some(f)) if f.physical.is_none());
+    let is_physical = |of: &Wish| {
+        let function = of.device.pci().map(|at| host.function(at));
+        matches!(function, Some(Ok(Some(f))) if f.physical.is_none())
+    };
     share_slot(a, b) && is_physical(a) && is_physical(b)
 }
 
@@ -154,6 +205,7 @@ mod tests {
     use super::*;
     use crate::config::VfSpec;
     use crate::host::fake_tree::{FakeFunction, FakeTree};
+    use crate::host::inherited_tests::{inherited_null, null_is};
 
     fn host() -> FakeTree {
         let tree = FakeTree::new();
@@ -168,12 +220,19 @@ mod tests {
         tree
     }
 
+    fn short(device: HostDevice) -> String {
+        match device {
+            HostDevice::Pci(address) => address.bdf.to_string(),
+            mediated @ HostDevice::Mediated(_) => mediated.to_string(),
+        }
+    }
+
     fn places(wanted: &[&str]) -> Result<Vec<String>, String> {
         let given = wanted
             .iter()
             .map(|text| Given::by_flag("--assign", text.parse().unwrap()));
         let assigns = assigns(given.collect(), &host().host());
-        let shown = |a: &Assign| format!("{}.{}={}", a.port, a.function, a.device.bdf);
+        let shown = |a: &Assign| format!("{}.{}={}", a.port, a.function, short(a.device));
         assigns
             .map(|all| all.iter().map(shown).collect())
             .map_err(|e| e.problem.to_string())
@@ -229,5 +288,66 @@ mod tests {
                 .unwrap_err()
                 .contains("not functions of one device")
         );
+    }
+
+    #[test]
+    fn mediated_devices_have_ports_of_their_own() {
+        const UUIDS: [&str; 2] = [
+            "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001",
+            "83b8f4f2-509f-382f-3c1e-e6bfe0fa1002",
+        ];
+        let apart = places(&[UUIDS[0], "01:00.0", UUIDS[1]]).unwrap();
+        let mediated = |port: u8, uuid| format!("{port}.0=mdev {uuid}");
+        assert_eq!(
+            apart,
+            [
+                mediated(1, UUIDS[0]),
+                "2.0=01:00.0".to_owned(),
+                mediated(3, UUIDS[1])
+            ]
+        );
+        let together = UUIDS.map(|uuid| format!("mdev={uuid},port=1"));
+        let together = together.each_ref().map(String::as_str);
+        assert!(places(&together).unwrap_err().contains("both on port 1"));
+        assert!(
+            places(&[UUIDS[0], UUIDS[0]])
+                .unwrap_err()
+                .contains("is given twice")
+        );
+    }
+
+    #[test]
+    fn an_open_file_stands_for_its_device() {
+        let tree = host();
+        null_is(&tree, "sys/devices/pci0000:00/0000:01:00.0/vfio-dev/vfio3");
+        tree.write("sys/class/misc/iommu/dev", "1:3");
+        let assigned = |texts: &[&str]| {
+            let given = texts
+                .iter()
+                .map(|text| Given::by_flag("--assign", text.parse().unwrap()));
+            assigns(given.collect(), &tree.host()).map_err(|e| e.problem.to_string())
+        };
+        let open = || format!("fd={}", inherited_null());
+        let with_iommufd = format!("{},iommufd={}", open(), inherited_null());
+        let all = assigned(&[&with_iommufd, "01:00.1"]).unwrap();
+        let shown = |a: &Assign| (short(a.device), a.port, a.function, a.file.is_some());
+        let shown: Vec<_> = all.iter().map(shown).collect();
+        assert_eq!(
+            shown,
+            [
+                ("01:00.0".to_owned(), 1, 0, true),
+                ("01:00.1".to_owned(), 1, 1, false)
+            ]
+        );
+        assert!(all.iter().all(|a| a.interface == Interface::Iommufd));
+        assert!(all[0].iommufd.is_some() && all[0].iommufd == all[1].iommufd);
+
+        let error = |texts: &[&str]| assigned(texts).unwrap_err();
+        assert!(error(&["fd=1048576"]).contains("1048576 is not open"));
+        let twice = open();
+        assert!(error(&[&twice, &twice]).contains(&format!("{twice} is given twice")));
+        assert!(error(&[&open(), &open()]).contains("0000:01:00.0 is given twice"));
+        assert!(error(&["01:00.0", &open()]).contains("0000:01:00.0 is given twice"));
+        assert!(error(&["01:00.0,iommufd=1048576"]).contains("1048576 is not open"));
     }
 }

@@ -13,7 +13,7 @@ use super::{
     Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_NETS, MAX_PORT, MIN_MEMORY, Machine, Memory,
     MemorySpec, Net, NetBackend, NetSpec, Origin, Settings, mac, ports,
 };
-use crate::host::Host;
+use crate::host::{DescriptorError, Host, HostDevice};
 use crate::memory::{HugePages, display_size};
 
 /// A setting that cannot be, and where it was given.
@@ -99,15 +99,34 @@ pub enum Problem {
     )]
     SamePort {
         /// The first device.
-        first: pci::HostBdf,
+        first: HostDevice,
         /// The second.
-        second: pci::HostBdf,
+        second: HostDevice,
         /// The port.
         port: u8,
     },
     /// All ports are taken.
     #[error("no port is left for {0}; a machine has {MAX_PORT}")]
-    NoPort(pci::HostBdf),
+    NoPort(HostDevice),
+    /// A descriptor that is no device.
+    #[error(transparent)]
+    Descriptor(#[from] DescriptorError),
+    /// Devices that ask for different interfaces to the IOMMU.
+    #[error(
+        "{this} is asked for here, and {other} at {origin}; a machine uses one interface for all \
+         its devices, so make them the same"
+    )]
+    Interfaces {
+        /// What is asked for, in the option's words.
+        this: String,
+        /// What the other asks for.
+        other: String,
+        /// The other.
+        origin: Origin,
+    },
+    /// An open file of iommufd's world, with the other interface.
+    #[error("{0} is for iommufd; leave iommu=type1 out")]
+    NotForType1(String),
     /// No interface can have that name.
     #[error(
         "'{0}' cannot be the name of a network device; it must be 1 to 15 characters without '/' or spaces"

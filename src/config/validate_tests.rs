@@ -149,7 +149,7 @@ fn ports_are_chosen_around_those_asked_for() {
     let shown: Vec<_> = machine
         .assigns
         .iter()
-        .map(|a| format!("{}={}", a.port, a.device.bdf))
+        .map(|a| format!("{}={}", a.port, a.device.pci().unwrap().bdf))
         .collect();
     assert_eq!(shown, ["1=02:10.2", "2=02:10.0", "3=02:10.6", "4=02:10.4"]);
 }

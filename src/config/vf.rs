@@ -9,8 +9,8 @@ use pci::HostBdf;
 use serde::de::{self, Deserialize, Deserializer};
 
 use super::option::{OptionError, Options, leading, split};
-use super::{Assign, AssignSpec};
-use crate::host::{Rate, VfLink, VfSettings, Vlan};
+use super::{Assign, AssignSpec, DeviceSpec};
+use crate::host::{HostDevice, Rate, VfLink, VfSettings, Vlan};
 
 /// A `--vf` of a machine as it was written: what `--assign` takes, of a device that is yet to
 /// be lent.
@@ -80,6 +80,10 @@ impl FromStr for VfSpec {
             OptionError::Value("BDF", why) => OptionError::Value("PF", why),
             other => other,
         })?;
+        if !matches!(spec.device, DeviceSpec::Named(HostDevice::Pci(_))) {
+            let why = format!("'{pf}' is not the PCI address of a physical function");
+            return Err(OptionError::Value("PF", why));
+        }
         let mine = mine.join(",");
         spec.lent = Some(settings(&Options::parse(&mine, &SETTINGS, &[])?)?);
         Ok(Self(spec))
@@ -96,7 +100,7 @@ fn joined(leading: &str, options: &[String]) -> String {
 impl Assign {
     /// This virtual function is lent to the machine, in the place of the physical one.
     pub fn is_lent(&mut self, function: HostBdf) {
-        self.device = function;
+        self.device = function.into();
         self.lent = None;
     }
 }
@@ -264,6 +268,8 @@ mod tests {
                 "02:00.0,mac=01:00:00:00:00:00",
                 "mac: 01:00:00:00:00:00 is a multicast",
             ),
+            ("fd=5", "PF: 'fd=5' is not the PCI address"),
+            ("02:00.0,iommu=x", "iommu: 'x' is none of auto"),
             ("02:00.0,vlan=4095", "vlan: '4095' is no VLAN"),
             ("02:00.0,trust=yes", "trust: 'yes' is neither on nor off"),
             ("02:00.0,rate=fast", "rate: 'fast' is no rate"),

@@ -6,14 +6,17 @@
 mod bind;
 mod changes;
 mod check;
+mod device;
 mod drivers;
 mod function;
 mod group;
+mod inherited;
 mod interrupts;
 mod isolation;
 mod journal;
 mod kernel;
 mod lease;
+mod mediated;
 mod netlink;
 mod ready;
 mod sriov;
@@ -29,13 +32,16 @@ use pci::HostBdf;
 pub use bind::{BindError, Bound, Released};
 pub use changes::{ChangeError, Changes};
 pub use check::{Finding, Status};
+pub use device::HostDevice;
 pub use function::{Bar, BarKind, BarPlace, PciFunction, Resource, SrIov};
 pub use group::{Group, Member, Reserved};
+pub use inherited::{DescriptorError, Inherited};
 pub use interrupts::Remapping;
 pub use isolation::Isolation;
 pub use journal::RecordError;
 pub use kernel::{Kernel, ThisKernel};
 pub use lease::{Lease, VfWish};
+pub use mediated::{MediatedError, ParseUuidError, Uuid};
 pub use netlink::Link;
 pub use ready::{AssignError, Assignable};
 pub use sriov::{PhysicalFunction, SriovError, VfReport};
@@ -65,12 +71,13 @@ impl Host {
         PciFunction::read(&self.devices().join(address.to_string()), address)
     }
 
-    /// The function's address with its name, for whoever reads; the address alone where
+    /// The device's address with its name, for whoever reads; the address alone where
     /// nothing else is known.
-    pub fn describe(&self, address: HostBdf) -> String {
-        match self.function(address) {
-            Ok(Some(function)) => function.to_string(),
-            _ => address.to_string(),
+    pub fn describe(&self, device: impl Into<HostDevice>) -> String {
+        let device = device.into();
+        match device.pci().map(|address| self.function(address)) {
+            Some(Ok(Some(function))) => function.to_string(),
+            _ => device.to_string(),
         }
     }
 
@@ -93,6 +100,11 @@ impl Host {
     /// The IOMMU is on: there is at least one group.
     pub fn has_iommu(&self) -> bool {
         names_in(&self.groups()).is_ok_and(|groups| !groups.is_empty())
+    }
+
+    /// There is iommufd.
+    pub fn has_iommufd(&self) -> bool {
+        self.has("dev/iommu")
     }
 
     /// Where sysfs keeps the function, as `vfio-ioctls` wants it.
@@ -150,5 +162,7 @@ pub(crate) mod fake_kernel;
 pub(crate) mod fake_server;
 #[cfg(test)]
 pub(crate) mod fake_tree;
+#[cfg(test)]
+pub(crate) use inherited::tests as inherited_tests;
 #[cfg(test)]
 mod tests;

@@ -331,7 +331,7 @@ impl Host {
     }
 
     /// This user may have the function's group, through type1.
-    fn check_group_nodes(&self, assignable: &Assignable) -> Result<(), AssignError> {
+    pub fn check_group_nodes(&self, assignable: &Assignable) -> Result<(), AssignError> {
         for name in ["vfio", &assignable.group.number.to_string()] {
             let function = Box::new(assignable.function.clone());
             let (file, node) = (self.vfio(name), Path::new("/dev/vfio").join(name));

@@ -56,6 +56,15 @@ pub enum Error {
     /// VFIO as a whole.
     #[error("--assign")]
     Container(#[from] iommu::host::OpenError),
+    /// iommufd as a whole.
+    #[error("--assign")]
+    Iommufd(#[from] iommu::host::IommufdError),
+    /// A mediated device that cannot be assigned.
+    #[error("--assign")]
+    Mediated(#[from] crate::host::MediatedError),
+    /// Devices that want different interfaces.
+    #[error("--assign")]
+    OtherInterface(#[from] super::assigned::OtherInterface),
     /// A device that VFIO would not open.
     #[error("--assign")]
     OpenDevice(#[from] devices::vfio::OpenError),

@@ -17,7 +17,7 @@ pub fn lend(
 ) -> Result<(config::Machine, Option<Lease>), Error> {
     let mut config = config.clone();
     let wish = |assign: &config::Assign| {
-        let pf = assign.device;
+        let pf = assign.device.pci()?;
         assign.lent.map(|settings| VfWish { pf, settings })
     };
     let wishes: Vec<_> = config.assigns.iter().filter_map(wish).collect();
@@ -25,7 +25,7 @@ pub fn lend(
         return Ok((config, None));
     }
     let assigned = config.assigns.iter().filter(|a| a.lent.is_none());
-    let assigned: Vec<_> = assigned.map(|assign| assign.device).collect();
+    let assigned: Vec<_> = assigned.filter_map(|a| a.device.pci()).collect();
     let stopped = Cell::new(None);
     let stop = || {
         if let Some(Wish::Quit(name)) = signals.take() {

@@ -43,7 +43,7 @@ mod vectors;
 pub use config::ConfigError;
 pub use device::{AssignError, AssignedDevice, AssignedDeviceState};
 pub use intx::IntxState;
-pub use kernel::{KernelDevice, OpenError};
+pub use kernel::{Candidate, Hypervisor, KernelDevice, OpenError};
 pub use presentation::{Presentation, RomSource};
 pub use quirks::clique::{Clique, NoClique};
 pub use reset::{Reset, ResetSet, Seat, Standing};

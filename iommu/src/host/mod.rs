@@ -1,11 +1,14 @@
 //! The host's IOMMU, which assigned devices go through.
 //!
-//! [`Type1`] is a VFIO container with the type1 IOMMU behind it; [`pin_memory`] gives the
-//! devices in it the whole of guest RAM.
+//! [`Type1`] is a VFIO container with the type1 IOMMU behind it, [`Iommufd`] an address space
+//! of the kernel's newer interface; [`pin_memory`] gives the devices in either the whole of
+//! guest RAM.
 
+mod iommufd;
 mod pin;
 mod type1;
 
+pub use iommufd::{Iommufd, IommufdError};
 pub use pin::{PinError, PinnedMemory, pin_memory};
 pub use type1::{OpenError, Type1};
 /// The KVM VFIO device, opaque here: KVM learns from it which groups the machine holds.

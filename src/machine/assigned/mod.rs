@@ -1,6 +1,8 @@
 //! Devices of the host in the hands of the machine: opened, with the guest's memory mapped for
 //! them, taken, and given back.
 
+mod interface;
+mod kvm_vfio;
 mod open;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,6 +18,7 @@ use super::vm::Vm;
 use crate::config;
 use crate::host::Host;
 
+pub use interface::OtherInterface;
 use open::HostSide;
 
 /// How long a vCPU may take to be done with a device that it no longer finds.
@@ -90,9 +93,8 @@ impl Assigner {
         opened: &[Arc<KernelDevice>],
     ) -> Result<Vec<Taken>, Error> {
         let enter = |(assign, kernel): (&config::Assign, &Arc<KernelDevice>)| {
-            let address = assign.device;
-            let name = address.to_string();
-            self.resets.enter(&name, Some(address), kernel.clone())
+            let device = assign.device;
+            self.resets.enter(&device.to_string(), device.pci(), kernel.clone())
         };
         // All of them before the first is taken and reset.
         let seats: Vec<_> = wanted.iter().zip(opened).map(enter).collect();

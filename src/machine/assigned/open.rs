@@ -4,26 +4,28 @@
 use std::sync::Arc;
 
 use devices::dma::GuestRam;
-use devices::vfio::KernelDevice;
-use iommu::host::{HostMapper, HypervisorVfio, PinnedMemory, Type1, pin_memory};
+use devices::vfio::{Candidate, KernelDevice};
+use iommu::host::{PinnedMemory, pin_memory};
 use kvm_ioctls::VmFd;
 
+use super::interface::{self, Interface};
+use super::kvm_vfio::KvmVfio;
 use crate::cli::Progress;
 use crate::config;
-use crate::host::Host;
+use crate::host::{Assignable, Host, HostDevice, Inherited};
 use crate::machine::Error;
-use crate::machine::vm::{Vm, vfio_device};
+use crate::machine::vm::Vm;
 
 /// The machine's side of the host's IOMMU: devices are opened into it, at the start or later,
 /// and all of guest memory is mapped for them.
 ///
 /// It is to be dropped, or [left](Self::left), before the last device that was opened is
-/// closed: an open device holds the IOMMU that memory is mapped in.
+/// closed: with type1, an open device holds the IOMMU that memory is mapped in.
 pub struct HostSide {
     vm: Arc<VmFd>,
     ram: Arc<GuestRam>,
     /// KVM has one such device only: made when it is first needed, and kept.
-    hypervisor: Option<Arc<HypervisorVfio>>,
+    kvm: Option<Arc<KvmVfio>>,
     /// While there are devices.
     occupied: Option<Occupied>,
 }
@@ -31,7 +33,16 @@ pub struct HostSide {
 /// Memory is unmapped first: fields are dropped in this order.
 struct Occupied {
     _pinned: PinnedMemory,
-    container: Arc<Type1>,
+    interface: Interface,
+}
+
+/// A device that there is on the host.
+pub(super) struct Prospect {
+    pub candidate: Candidate,
+    /// Its own file, if this process was given it.
+    pub file: Option<Inherited>,
+    /// A PCI function that nobody uses.
+    pub function: Option<Assignable>,
 }
 
 impl HostSide {
@@ -40,46 +51,52 @@ impl HostSide {
         Self {
             vm: vm.fd.clone(),
             ram,
-            hypervisor: None,
+            kvm: None,
             occupied: None,
         }
     }
 
     /// Opens devices, in the order asked for. When it returns they reach the guest's memory.
-    /// If one cannot be opened, none is.
+    /// If one cannot be opened, none is. The first to come choose the interface.
     pub fn open(&mut self, wanted: &[config::Assign]) -> Result<Vec<Arc<KernelDevice>>, Error> {
-        match &self.occupied {
-            Some(occupied) => open_into(&occupied.container, wanted),
-            None => {
-                let container = Arc::new(Type1::open(Some(self.hypervisor()?))?);
-                let devices = open_into(&container, wanted)?;
-                let pinned = self.pin(container.clone())?;
-                self.occupied = Some(Occupied {
-                    _pinned: pinned,
-                    container,
-                });
-                Ok(devices)
-            }
+        let host = Host::this_machine();
+        // All are looked at before the first is opened.
+        let prospects = wanted
+            .iter()
+            .map(|assign| find(&host, assign))
+            .collect::<Result<Vec<_>, _>>()?;
+        let kvm = self.kvm()?;
+        if let Some(occupied) = &self.occupied {
+            occupied.interface.check_wishes(wanted)?;
+            return occupied.interface.open(&prospects, &kvm);
         }
+        let interface = interface::choose(&host, wanted, &prospects, &kvm)?;
+        let devices = interface.open(&prospects, &kvm)?;
+        let pinned = self.pin(&interface)?;
+        self.occupied = Some(Occupied {
+            _pinned: pinned,
+            interface,
+        });
+        Ok(devices)
     }
 
     /// Unmaps the guest's memory. To be called before the last open device is closed, with
-    /// which the IOMMU goes; the next [`Self::open`] starts anew.
+    /// which a type1 IOMMU goes; the next [`Self::open`] starts anew.
     pub fn left(&mut self) {
         self.occupied = None;
     }
 
-    fn hypervisor(&mut self) -> Result<Arc<HypervisorVfio>, Error> {
-        let made = match self.hypervisor.take() {
+    fn kvm(&mut self) -> Result<Arc<KvmVfio>, Error> {
+        let made = match self.kvm.take() {
             Some(made) => made,
-            None => Arc::new(HypervisorVfio::new_from_kvm(vfio_device(&self.vm)?)),
+            None => Arc::new(KvmVfio::new(&self.vm)?),
         };
-        Ok(self.hypervisor.insert(made).clone())
+        Ok(self.kvm.insert(made).clone())
     }
 
-    fn pin(&self, mapper: Arc<dyn HostMapper>) -> Result<PinnedMemory, Error> {
+    fn pin(&self, interface: &Interface) -> Result<PinnedMemory, Error> {
         let mut bar: Option<Progress> = None;
-        let pinned = pin_memory(mapper, self.ram.clone(), &mut |done, total| {
+        let pinned = pin_memory(interface.mapper(), self.ram.clone(), &mut |done, total| {
             bar.get_or_insert_with(|| Progress::start("pinning guest memory", total))
                 .at(done);
         })?;
@@ -87,20 +104,24 @@ impl HostSide {
     }
 }
 
-fn open_into(
-    container: &Type1,
-    wanted: &[config::Assign],
-) -> Result<Vec<Arc<KernelDevice>>, Error> {
-    let host = Host::this_machine();
-    // All are looked at before the first is opened.
-    let ready = wanted
-        .iter()
-        .map(|assign| host.check_assignable(assign.device))
-        .collect::<Result<Vec<_>, _>>()?;
-    let open = |device: &crate::host::Assignable| {
-        let address = device.function.address;
-        let opened = KernelDevice::open(container.container(), address, &device.sysfs);
-        Ok(Arc::new(opened?))
+/// Looks at a device without opening anything. One whose file this process was given is open
+/// in whoever gave it as well, so whether it is free shows when it is bound.
+fn find(host: &Host, assign: &config::Assign) -> Result<Prospect, Error> {
+    let (sysfs, function) = match assign.device {
+        HostDevice::Pci(address) if assign.file.is_some() => (host.sysfs_path(address), None),
+        HostDevice::Pci(address) => {
+            let free = host.check_free(address)?;
+            (free.sysfs.clone(), Some(free))
+        }
+        HostDevice::Mediated(uuid) => (host.mediated(uuid)?, None),
     };
-    ready.iter().map(open).collect()
+    Ok(Prospect {
+        candidate: Candidate {
+            name: assign.device.to_string(),
+            address: assign.device.pci(),
+            sysfs,
+        },
+        file: assign.file.clone(),
+        function,
+    })
 }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use devices::bus::{FastPathWatcher, PciDevice};
 use devices::e1000::E1000;
 use devices::vfio::AssignedDevice;
-use pci::{BusAt, HostBdf, InterruptPin, Topology};
+use pci::{BusAt, InterruptPin, Topology};
 
 use super::Error;
 use super::assigned::{Assigner, Taken};
@@ -20,6 +20,7 @@ use super::fabric::Fabric;
 use super::pci_root::PciRoot;
 use super::vm::Vm;
 use crate::config;
+use crate::host::HostDevice;
 
 pub use plug::{Refusal, Removal};
 pub use ports::FIRST_PORT_DEVICE;
@@ -57,7 +58,7 @@ struct Item {
 }
 
 enum Device {
-    Assigned { host: HostBdf, taken: Taken },
+    Assigned { host: HostDevice, taken: Taken },
     Nic(Arc<E1000>),
 }
 

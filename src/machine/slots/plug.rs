@@ -11,7 +11,7 @@ use pci::{Bdf, InterruptPin};
 
 use super::ports::Port;
 use super::{Content, Device, Item, Slots, State};
-use crate::config;
+use crate::config::{self, DeviceSpec};
 use crate::machine::Error;
 use crate::machine::nics;
 use crate::machine::pci_root::PciRoot;
@@ -68,6 +68,9 @@ pub enum Refusal {
         /// How long it had.
         patience: Duration,
     },
+    /// A descriptor is another one in another process.
+    #[error("fd=N is for the command line of `sluice run`; name the device by its address")]
+    Descriptor,
     /// The machine ends.
     #[error("the machine is ending")]
     Ending,
@@ -108,10 +111,15 @@ impl Slots {
     /// Takes a device of the host's and puts it into a slot, the first that is free if none is
     /// asked for. When this returns the guest has been told of it.
     pub fn add_assigned(&self, id: &str, spec: config::AssignSpec) -> Result<Place, Refusal> {
+        let DeviceSpec::Named(host) = spec.device else {
+            return Err(Refusal::Descriptor);
+        };
         self.add(id, spec.port, |port| {
-            let host = spec.device;
             let wanted = config::Assign {
                 device: host,
+                file: None,
+                interface: spec.interface,
+                iommufd: None,
                 port,
                 function: 0,
                 presentation: spec.presentation,

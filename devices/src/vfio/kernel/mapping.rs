@@ -7,8 +7,8 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
-use vfio_ioctls::VfioDevice;
 
+use super::open::Handle;
 use crate::bus::Mapping;
 use crate::vfio::backend::PAGE;
 
@@ -21,7 +21,7 @@ pub(super) struct DeviceMapping {
     address: NonNull<nix::libc::c_void>,
     len: usize,
     writable: bool,
-    _device: Arc<VfioDevice>,
+    _device: Arc<Handle>,
 }
 
 // SAFETY: the address is only told, never dereferenced here, and `munmap` may be called from
@@ -33,7 +33,7 @@ unsafe impl Sync for DeviceMapping {}
 impl DeviceMapping {
     /// Maps `len` bytes at `at` in the device's file, which are at `offset` in their BAR.
     pub fn new(
-        device: Arc<VfioDevice>,
+        device: Arc<Handle>,
         at: u64,
         len: usize,
         offset: u64,

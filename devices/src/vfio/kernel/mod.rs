@@ -1,10 +1,11 @@
 //! [`VfioBackend`] over the kernel's vfio-pci (linux/vfio.h).
 //!
-//! Opening, groups and the container are `vfio-ioctls`'. Where that crate panics, swallows
-//! an error or knows no way, the ioctls are made here: region information by index (the
-//! crate's list shifts when an entry fails), register access whose failure is told, triggers
-//! for a part of the vectors, the "only so many vectors" answer of VFIO_DEVICE_SET_IRQS,
-//! and the outcome of a reset.
+//! Groups and the container are `vfio-ioctls`'. Where that crate panics, swallows an error or
+//! knows no way, the ioctls are made here: devices with files of their own (which the crate
+//! leaves with KVM when a step fails, and panics over when they are gone), region information
+//! by index (the crate's list shifts when an entry fails), register access whose failure is
+//! told, triggers for a part of the vectors, the "only so many vectors" answer of
+//! VFIO_DEVICE_SET_IRQS, and the outcome of a reset.
 
 use std::fs::File;
 use std::io;
@@ -12,19 +13,19 @@ use std::mem::ManuallyDrop;
 use std::ops::Range;
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 use std::sync::Arc;
 
+use iommu::host::{Iommufd, Type1};
 use nix::errno::Errno;
 use pci::{BarIndex, HostBdf};
 use vfio_bindings::bindings::vfio::{
-    VFIO_BASE, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE,
-    VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK, VFIO_IRQ_SET_DATA_EVENTFD,
-    VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_CONFIG_REGION_INDEX, VFIO_PCI_ERR_IRQ_INDEX,
-    VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX, VFIO_PCI_MSIX_IRQ_INDEX,
-    VFIO_PCI_REQ_IRQ_INDEX, VFIO_PCI_ROM_REGION_INDEX, VFIO_TYPE, vfio_device_info, vfio_irq_info,
+    VFIO_BASE, VFIO_DEVICE_FLAGS_PCI, VFIO_DEVICE_FLAGS_RESET, VFIO_IRQ_INFO_EVENTFD,
+    VFIO_IRQ_INFO_NORESIZE, VFIO_IRQ_SET_ACTION_TRIGGER, VFIO_IRQ_SET_ACTION_UNMASK,
+    VFIO_IRQ_SET_DATA_EVENTFD, VFIO_IRQ_SET_DATA_NONE, VFIO_PCI_CONFIG_REGION_INDEX,
+    VFIO_PCI_ERR_IRQ_INDEX, VFIO_PCI_INTX_IRQ_INDEX, VFIO_PCI_MSI_IRQ_INDEX,
+    VFIO_PCI_MSIX_IRQ_INDEX, VFIO_PCI_REQ_IRQ_INDEX, VFIO_PCI_ROM_REGION_INDEX, VFIO_TYPE,
+    vfio_device_info, vfio_irq_info,
 };
-use vfio_ioctls::{VfioContainer, VfioDevice, VfioError};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::backend::{
@@ -32,11 +33,17 @@ use super::backend::{
 };
 use crate::bus::Mapping;
 
+mod cdev;
 mod hot_reset;
 mod mapping;
+mod open;
 mod region;
 
+pub use cdev::Hypervisor;
+pub use open::{Candidate, OpenError};
+
 use mapping::DeviceMapping;
+use open::Handle;
 use region::KernelRegion;
 
 nix::ioctl_readwrite_bad!(
@@ -58,89 +65,6 @@ nix::ioctl_none_bad!(
     vfio_device_reset,
     nix::request_code_none!(VFIO_TYPE, VFIO_BASE + 11)
 );
-
-/// Why a device could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it.
-    #[error("{address} is in use: another process has opened its IOMMU group {group}")]
-    Busy {
-        /// The device.
-        address: HostBdf,
-        /// Its group.
-        group: String,
-    },
-    /// Its group's device node may not be opened.
-    #[error(
-        "no permission to open /dev/vfio/{group} for {address}: run as root, or give this user \
-         the file with `chown`"
-    )]
-    Permission {
-        /// The device.
-        address: HostBdf,
-        /// Its group.
-        group: String,
-    },
-    /// Its group's device node is not there.
-    #[error("no /dev/vfio/{group}: {address} is not bound to vfio-pci")]
-    NotBound {
-        /// The device.
-        address: HostBdf,
-        /// Its group.
-        group: String,
-    },
-    /// Another device of the group is in the hands of a host driver.
-    #[error(
-        "{0} cannot be assigned: its IOMMU group is not viable, as a driver of the host uses \
-         another device of the group"
-    )]
-    NotViable(HostBdf),
-    /// The platform cannot keep a device's interrupts apart.
-    #[error(
-        "{0} cannot be assigned safely: the host's IOMMU does not remap interrupts (turn on \
-         interrupt remapping in the firmware; the kernel's log says more)"
-    )]
-    UnsafeInterrupts(HostBdf),
-    /// Anything else that went wrong.
-    #[error("cannot open {address} through VFIO")]
-    Vfio {
-        /// The device.
-        address: HostBdf,
-        /// What VFIO said.
-        #[source]
-        source: VfioError,
-    },
-    /// It opened, but does not answer.
-    #[error("cannot ask VFIO about {address}")]
-    Info {
-        /// The device.
-        address: HostBdf,
-        /// What the kernel said.
-        #[source]
-        source: io::Error,
-    },
-}
-
-impl OpenError {
-    fn from_vfio(address: HostBdf, error: VfioError) -> Self {
-        match error {
-            VfioError::OpenGroup(e, group) => match e.kind() {
-                io::ErrorKind::ResourceBusy => Self::Busy { address, group },
-                io::ErrorKind::PermissionDenied => Self::Permission { address, group },
-                io::ErrorKind::NotFound => Self::NotBound { address, group },
-                _ => Self::Vfio {
-                    address,
-                    source: VfioError::OpenGroup(e, group),
-                },
-            },
-            VfioError::GroupViable => Self::NotViable(address),
-            VfioError::ContainerSetIOMMU(e) if e.errno() == nix::libc::EPERM => {
-                Self::UnsafeInterrupts(address)
-            }
-            source => Self::Vfio { address, source },
-        }
-    }
-}
 
 /// The interrupts that the device has, by kind.
 struct Irqs([(IrqKind, IrqInfo); 5]);
@@ -175,7 +99,7 @@ fn index(kind: IrqKind) -> u32 {
 /// A device that this process has opened. The kernel resets it when it is closed, which is
 /// when this and every [`Mapping`] made of it are gone.
 pub struct KernelDevice {
-    device: Arc<VfioDevice>,
+    device: Arc<Handle>,
     /// Where it is on the host's bus, if on one.
     address: Option<HostBdf>,
     bars: [KernelRegion; 6],
@@ -186,22 +110,39 @@ pub struct KernelDevice {
 }
 
 impl KernelDevice {
-    /// Opens the device at `sysfs` (`/sys/bus/pci/devices/...`) and joins its group to
-    /// `container`.
-    pub fn open(
-        container: &Arc<VfioContainer>,
-        address: HostBdf,
-        sysfs: &Path,
-    ) -> Result<Self, OpenError> {
-        let container = Arc::clone(container);
-        let device = VfioDevice::new(sysfs, container, false)
-            .map_err(|error| OpenError::from_vfio(address, error))?;
-        let device = Arc::new(device);
-        Self::ask(device, Some(address)).map_err(|source| OpenError::Info { address, source })
+    /// Opens a device by its group, which joins the container.
+    pub fn open(type1: &Type1, candidate: &Candidate) -> Result<Self, OpenError> {
+        let handle = Handle::of_group(type1.container(), candidate)?;
+        Self::ask(handle, candidate)
     }
 
-    fn ask(device: Arc<VfioDevice>, address: Option<HostBdf>) -> io::Result<Self> {
-        let fd = device.as_raw_fd();
+    /// Opens a device by its own file (`open`, if somebody has opened that already) and
+    /// attaches it to the address space. With `hypervisor`, that is told of it.
+    pub fn open_file(
+        iommufd: &Arc<Iommufd>,
+        hypervisor: Option<Arc<dyn Hypervisor>>,
+        candidate: &Candidate,
+        open: Option<File>,
+    ) -> Result<Self, OpenError> {
+        let handle = Handle::own(iommufd, hypervisor, candidate, open)?;
+        Self::ask(handle, candidate)
+    }
+
+    fn ask(handle: Handle, candidate: &Candidate) -> Result<Self, OpenError> {
+        let info = |source| OpenError::Info {
+            name: candidate.name.clone(),
+            source,
+        };
+        // Before anything else: mtty knows of no interrupts until it has been asked this.
+        let flags = device_flags(handle.as_raw_fd()).map_err(info)?;
+        if flags & VFIO_DEVICE_FLAGS_PCI == 0 {
+            return Err(OpenError::NotPci(candidate.name.clone()));
+        }
+        Self::ask_regions(handle, candidate.address, flags).map_err(info)
+    }
+
+    fn ask_regions(handle: Handle, address: Option<HostBdf>, flags: u32) -> io::Result<Self> {
+        let fd = handle.as_raw_fd();
         let mut bars = [const { KernelRegion::NONE }; 6];
         for (index, bar) in (0..).zip(&mut bars) {
             *bar = KernelRegion::ask(fd, index)?;
@@ -213,8 +154,8 @@ impl KernelDevice {
             // A kernel that will not tell of it has none to show.
             rom: KernelRegion::ask(fd, VFIO_PCI_ROM_REGION_INDEX).unwrap_or(KernelRegion::NONE),
             irqs: Irqs::ask(fd)?,
-            can_reset: device_flags(fd)? & VFIO_DEVICE_FLAGS_RESET != 0,
-            device,
+            can_reset: flags & VFIO_DEVICE_FLAGS_RESET != 0,
+            device: Arc::new(handle),
         })
     }
 
@@ -400,22 +341,6 @@ fn set_irqs(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_the_reason_a_group_does_not_open() {
-        let address: HostBdf = "0000:02:10.0".parse().unwrap();
-        let opening = |errno| {
-            let error = io::Error::from_raw_os_error(errno);
-            OpenError::from_vfio(address, VfioError::OpenGroup(error, "17".into())).to_string()
-        };
-        assert!(
-            opening(nix::libc::EBUSY).contains("another process has opened its IOMMU group 17")
-        );
-        assert!(opening(nix::libc::EACCES).contains("no permission to open /dev/vfio/17"));
-        assert!(opening(nix::libc::ENOENT).contains("not bound to vfio-pci"));
-        let viable = OpenError::from_vfio(address, VfioError::GroupViable);
-        assert!(viable.to_string().contains("not viable"));
-    }
 
     #[test]
     fn ioctls_on_what_is_no_device_fail_and_do_not_panic() {
