@@ -17,6 +17,7 @@
 //! | [`boot`], [`acpi`] | the kernel in memory, and the tables that describe the machine to it |
 //! | [`host`] | what the operator's machine has to give |
 //! | [`config`], [`cli`] | what the operator asked for |
+//! | [`control`] | what the operator asks of a machine that runs |
 //!
 //! Dependencies point down only: `sluice → devices → iommu → pci`; a test holds them to it.
 //! Nothing below this crate names KVM, and nothing below it knows a command line. A device is
@@ -30,6 +31,7 @@ pub mod acpi;
 pub mod boot;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod host;
 pub mod interrupt;
 pub mod machine;

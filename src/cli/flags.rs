@@ -7,7 +7,7 @@ use std::str::FromStr;
 use clap::{Args, Parser, Subcommand};
 use pci::HostBdf;
 
-use super::{CliError, bind, sriov};
+use super::{CliError, bind, ctl, sriov};
 use crate::config::{Given, OptionError, Settings};
 
 /// Sluice runs virtual machines that own real devices.
@@ -37,6 +37,9 @@ pub enum Verb {
     /// Make, set up, show or remove the virtual functions of a device
     #[command(after_help = sriov::AFTER_SRIOV)]
     Sriov(sriov::Sriov),
+    /// Plug devices into a running machine and out of it, and show what it has
+    #[command(after_help = ctl::AFTER_CTL)]
+    Ctl(ctl::Ctl),
 }
 
 const AFTER_RUN: &str = "\
@@ -122,6 +125,11 @@ pub struct Run {
     #[arg(long, value_name = "stdio|file=…|socket=…")]
     serial: Option<String>,
 
+    /// Let sluice ctl plug devices in and out, through this socket; the machine has as many empty
+    /// root ports for them [default of ports: 4]
+    #[arg(long, value_name = "path=…[,ports=…]")]
+    control: Option<String>,
+
     /// End when the guest resets
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true, value_name = "BOOL")]
     no_reboot: Option<bool>,
@@ -142,6 +150,7 @@ impl Run {
             assign: read("--assign", &self.assign)?,
             vf: read("--vf", &self.vf)?,
             serial: read("--serial", self.serial.as_slice())?.pop(),
+            control: read("--control", self.control.as_slice())?.pop(),
             no_reboot: given("--no-reboot", &self.no_reboot),
         })
     }

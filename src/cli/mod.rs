@@ -2,6 +2,7 @@
 
 mod bind;
 mod check;
+mod ctl;
 mod devices;
 mod error;
 mod flags;
@@ -19,6 +20,7 @@ use crate::config::{self, Machine, NumberedVf};
 
 pub use bind::{Bind, Release, bind, release};
 pub use check::check;
+pub use ctl::{Ctl, ctl};
 pub use devices::devices;
 pub use error::{CliError, one_line};
 pub use flags::Devices;
@@ -42,6 +44,8 @@ pub enum Command {
     Release(Release),
     /// Make or show virtual functions, with these settings.
     Sriov(Sriov, Vec<NumberedVf>),
+    /// Control a running machine.
+    Ctl(Ctl),
     /// Show this (help or version) on standard output.
     Show(String),
 }
@@ -64,6 +68,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, C
         flags::Verb::Check => return Ok(Command::Check),
         flags::Verb::Bind(bind) => return Ok(Command::Bind(bind)),
         flags::Verb::Release(release) => return Ok(Command::Release(release)),
+        flags::Verb::Ctl(ctl) => return Ok(Command::Ctl(ctl)),
         flags::Verb::Sriov(sriov) => {
             let settings = sriov.settings()?;
             return Ok(Command::Sriov(sriov, settings));

@@ -12,7 +12,7 @@ use pci::HostBdf;
 use serde::de::{self, Deserialize, Deserializer};
 
 use super::option::{OptionError, Options, leading};
-use super::{Cdrom, Disk, MAX_PORT, NetBackend, Serial};
+use super::{Cdrom, Control, Disk, MAX_PORT, NetBackend, Serial};
 use crate::host::{HostDevice, Uuid, VfSettings};
 use crate::memory::{HugePages, parse_size};
 
@@ -307,6 +307,54 @@ impl FromStr for AssignSpec {
                 clique: options.read("clique")?,
             },
             lent: None,
+        })
+    }
+}
+
+/// Empty root ports of a machine that is controlled.
+const DEFAULT_PORTS: u8 = 4;
+
+/// How many root ports.
+struct Ports(u8);
+
+impl FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(ports @ 0..=MAX_PORT) => Ok(Self(ports)),
+            _ => Err(format!("'{text}' is no number from 0 to {MAX_PORT}")),
+        }
+    }
+}
+
+impl FromStr for Control {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        let options = Options::parse(text, &["path", "ports"], &[])?;
+        let path = options.value("path")?;
+        Ok(Self {
+            path: path.ok_or(OptionError::Missing("path", PATH))?.into(),
+            ports: options.read("ports")?.map_or(DEFAULT_PORTS, |Ports(n)| n),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Control {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            path: PathBuf,
+            ports: Option<i64>,
+        }
+        let table = Table::deserialize(deserializer)?;
+        let ports = table.ports.map(|n| n.to_string().parse::<Ports>());
+        let ports = ports.transpose().map_err(de::Error::custom)?;
+        Ok(Self {
+            path: table.path,
+            ports: ports.map_or(DEFAULT_PORTS, |Ports(n)| n),
         })
     }
 }

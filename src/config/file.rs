@@ -28,7 +28,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AssignSpec, Cdrom, Disk, Given, MemorySpec, NetSpec, Origin, Serial, Settings, VfSpec,
+    AssignSpec, Cdrom, Control, Disk, Given, MemorySpec, NetSpec, Origin, Serial, Settings, VfSpec,
 };
 
 /// A file that cannot be used.
@@ -114,6 +114,7 @@ struct Document {
     #[serde(default)]
     vf: Many<VfSpec>,
     serial: One<Either<Serial>>,
+    control: One<Either<Control>>,
     #[serde(rename = "no-reboot")]
     no_reboot: One<bool>,
 }
@@ -172,6 +173,10 @@ impl Source<'_> {
                 Serial::Stdio => Serial::Stdio,
                 Serial::File(p) => Serial::File(path(p)),
                 Serial::Socket(p) => Serial::Socket(path(p)),
+            }),
+            control: self.one("control", d.control, |control| Control {
+                path: path(control.0.path),
+                ..control.0
             }),
             no_reboot: self.one("no-reboot", d.no_reboot, |on| on),
         }

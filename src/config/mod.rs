@@ -69,6 +69,8 @@ pub struct Machine {
     pub assigns: Vec<Assign>,
     /// Where the serial port goes.
     pub serial: Serial,
+    /// How it is controlled when it runs, if it is.
+    pub control: Option<Control>,
     /// A reset of the guest ends Sluice instead of starting it again.
     pub no_reboot: bool,
 }
@@ -140,6 +142,15 @@ pub struct Assign {
     /// The device is a physical function, in whose place a virtual one with these settings
     /// comes before the machine is made.
     pub lent: Option<VfSettings>,
+}
+
+/// How a running machine is controlled.
+#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Control {
+    /// A UNIX socket that Sluice listens on.
+    pub path: PathBuf,
+    /// How many empty root ports there are, as far as [`MAX_PORT`] allows.
+    pub ports: u8,
 }
 
 /// Where the serial port goes.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{AssignSpec, Cdrom, Disk, Given, MemorySpec, NetSpec, Serial, VfSpec};
+use super::{AssignSpec, Cdrom, Control, Disk, Given, MemorySpec, NetSpec, Serial, VfSpec};
 
 /// Settings as they were given, on the command line or in a file.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,7 @@ pub struct Settings {
     pub assign: Vec<Given<AssignSpec>>,
     pub vf: Vec<Given<VfSpec>>,
     pub serial: Option<Given<Serial>>,
+    pub control: Option<Given<Control>>,
     pub no_reboot: Option<Given<bool>>,
 }
 
@@ -41,6 +42,7 @@ impl Settings {
             assign: list(self.assign, below.assign),
             vf: list(self.vf, below.vf),
             serial: self.serial.or(below.serial),
+            control: self.control.or(below.control),
             no_reboot: self.no_reboot.or(below.no_reboot),
         }
     }

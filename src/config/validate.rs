@@ -168,6 +168,7 @@ impl Settings {
             nets: nets(self.net, &host_identity())?,
             assigns: ports::assigns(assigns, &Host::this_machine())?,
             serial: self.serial.map(|g| g.value).unwrap_or_default(),
+            control: self.control.map(|g| g.value),
             no_reboot: self.no_reboot.is_some_and(|g| g.value),
         })
     }
@@ -335,6 +336,20 @@ impl<K: Eq + Hash> Once<K> {
                 },
             )),
         }
+    }
+}
+
+impl NetSpec {
+    /// The card that is plugged into a running machine under this name.
+    pub fn plugged_as(self, id: &str) -> Result<Net, Problem> {
+        let NetSpec { backend, mac } = self;
+        if let NetBackend::Tap(name) = &backend
+            && !interface_name(name)
+        {
+            return Err(Problem::TapName(name.clone()));
+        }
+        let mac = mac.unwrap_or_else(|| mac::derived(&[&host_identity(), "plugged", id]));
+        Ok(Net { backend, mac })
     }
 }
 

@@ -29,6 +29,7 @@ use super::timers::{Alarms, GuestClock};
 use super::vm::Vm;
 use super::{Error, Machine};
 use crate::cli::Progress;
+use crate::control::Server;
 use crate::interrupt::{Controllers, KvmMsi, KvmRoutes, Routing, Surroundings};
 use crate::memory::layout::ECAM_BASE;
 use crate::memory::{BarDemand, Layout, layout, ram};
@@ -58,7 +59,7 @@ impl Machine {
         let nics = Nics::attach(wires, &fabric, &watcher, &mut topology)?;
         let slots = slots::Parts {
             assigns: &config.assigns,
-            spare: 4,
+            spare: config.control.as_ref().map_or(0, |control| control.ports),
             vm: &core.vm,
             fabric: &fabric,
             watcher: &watcher,
@@ -75,6 +76,8 @@ impl Machine {
             chipset.reset_control(),
         )?;
         slots.open(&root)?;
+        let listen = |control: &config::Control| Server::start(&control.path, slots.clone());
+        let control = config.control.as_ref().map(listen).transpose()?;
         let reporter = Reporter {
             file: std::env::var_os("SLUICE_STATS").map(Into::into),
             buses: [core.spaces.io.clone(), core.spaces.mmio.clone()],
@@ -97,6 +100,7 @@ impl Machine {
             _nics: nics,
             _drives: drives,
             slots,
+            control,
             chipset,
             console: board.console,
             reporter,

@@ -14,6 +14,9 @@ pub enum Error {
     /// RAM.
     #[error(transparent)]
     Ram(#[from] crate::memory::RamError),
+    /// The control socket.
+    #[error("--control")]
+    Control(#[from] crate::control::ServerError),
     /// The serial port.
     #[error(transparent)]
     Console(#[from] super::console::ConsoleError),

@@ -50,6 +50,7 @@ pub struct Machine {
     _nics: nics::Nics,
     _drives: Option<drives::Drives>,
     slots: Arc<slots::Slots>,
+    control: Option<crate::control::Server>,
     chipset: Arc<chipset::Chipset>,
     console: console::Console,
     reporter: stats::Reporter,
@@ -77,6 +78,9 @@ pub fn run(config: &config::Machine) -> Result<Outcome, Error> {
 impl Drop for Machine {
     /// Nothing of a device is left in the guest's address spaces when it goes.
     fn drop(&mut self) {
+        // Nobody is in the middle of plugging when the devices go.
+        self.slots.end();
+        self.control = None;
         self.root.close();
         self.slots.close();
     }

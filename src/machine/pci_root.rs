@@ -170,11 +170,6 @@ impl PciRoot {
         self.topology().root_interrupt(function, pin)
     }
 
-    /// Where a function is now.
-    pub fn bdf(&self, function: FunctionId) -> Option<Bdf> {
-        self.topology().bdf(function)
-    }
-
     /// The highest number of a bus.
     pub fn last_bus(&self) -> u8 {
         Hierarchy::survey(&*self.topology()).last_bus()

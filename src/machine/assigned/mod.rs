@@ -94,7 +94,8 @@ impl Assigner {
     ) -> Result<Vec<Taken>, Error> {
         let enter = |(assign, kernel): (&config::Assign, &Arc<KernelDevice>)| {
             let device = assign.device;
-            self.resets.enter(&device.to_string(), device.pci(), kernel.clone())
+            self.resets
+                .enter(&device.to_string(), device.pci(), kernel.clone())
         };
         // All of them before the first is taken and reset.
         let seats: Vec<_> = wanted.iter().zip(opened).map(enter).collect();

@@ -1,6 +1,7 @@
 //! The slots of the root ports: what is in them from the start, what comes later ([`plug`]),
 //! and what the host has to say of it meanwhile ([`watch`]).
 
+mod control;
 mod plug;
 mod ports;
 mod watch;
@@ -22,7 +23,7 @@ use super::vm::Vm;
 use crate::config;
 use crate::host::HostDevice;
 
-pub use plug::{Refusal, Removal};
+use plug::Refusal;
 pub use ports::FIRST_PORT_DEVICE;
 use ports::{Port, PowerEvents};
 use watch::Watch;
@@ -72,9 +73,8 @@ impl Device {
 }
 
 /// How far a slot's content is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum State {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
     /// It is being opened.
     Coming,
     /// It is there.
@@ -136,7 +136,7 @@ impl Slots {
                 state: State::Plugged,
             });
             content.items.push(Item {
-                id: assign.device.to_string(),
+                id: control::id_of(assign.device),
                 function: assign.function,
                 device: Device::Assigned {
                     host: assign.device,
@@ -178,11 +178,16 @@ impl Slots {
         Ok(())
     }
 
-    /// Ends everything: nothing comes or goes any more, devices are silent, and they do not
-    /// reach the guest's memory. The guest must not run any more.
-    pub fn close(&self) {
+    /// Nothing comes or goes any more, and whoever waits for it is told so.
+    pub fn end(&self) {
         self.ended.store(true, Ordering::SeqCst);
         self.power.note();
+    }
+
+    /// Silences all devices, which do not reach the guest's memory then. The guest must not run
+    /// any more, and nobody be in the middle of an addition or a removal.
+    pub fn close(&self) {
+        self.end();
         if let Some(watch) = self.watch.get() {
             watch.end();
         }

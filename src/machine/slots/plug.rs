@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use devices::e1000::{E1000, E1000Config};
 use pci::{Bdf, InterruptPin};
 
+use super::control::guest_address;
 use super::ports::Port;
 use super::{Content, Device, Item, Slots, State};
 use crate::config::{self, DeviceSpec};
+use crate::control::Removal;
 use crate::machine::Error;
 use crate::machine::nics;
 use crate::machine::pci_root::PciRoot;
@@ -89,15 +91,6 @@ fn list(ports: &[u8]) -> String {
     }
 }
 
-/// How a device is taken out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Removal {
-    /// The guest is not asked.
-    pub force: bool,
-    /// How long the guest has.
-    pub patience: Duration,
-}
-
 /// Where a device went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Place {
@@ -171,13 +164,10 @@ impl Slots {
     /// Puts a device on the bus behind a port, and then tells the guest.
     fn plug(&self, id: &str, number: u8, device: Device) -> Result<Place, Refusal> {
         let (root, port) = (self.root()?, self.port(number)?);
-        let guest = match self.attach_to(&root, port, &device) {
-            Ok(guest) => guest,
-            Err(refusal) => {
-                self.close_device(device);
-                return Err(refusal);
-            }
-        };
+        if let Err(refusal) = self.attach_to(&root, port, &device) {
+            self.close_device(device);
+            return Err(refusal);
+        }
         let item = Item {
             id: id.to_owned(),
             function: 0,
@@ -192,25 +182,20 @@ impl Slots {
         }
         self.contents().insert(number, content);
         port.port.insert();
-        let port = number;
-        Ok(Place { port, guest })
+        Ok(Place {
+            port: number,
+            guest: guest_address(port, 0),
+        })
     }
 
-    fn attach_to(
-        &self,
-        root: &Arc<PciRoot>,
-        port: &Port,
-        device: &Device,
-    ) -> Result<Option<Bdf>, Refusal> {
-        let functions = [(0, device.on_bus())];
-        let ids = root.plug(port.id, &functions).map_err(Error::from)?;
-        let Some(&id) = ids.first() else {
-            return Ok(None);
-        };
-        if let Device::Assigned { taken, .. } = device {
+    fn attach_to(&self, root: &Arc<PciRoot>, port: &Port, device: &Device) -> Result<(), Refusal> {
+        let ids = root
+            .plug(port.id, &[(0, device.on_bus())])
+            .map_err(Error::from)?;
+        if let (Device::Assigned { taken, .. }, Some(&id)) = (device, ids.first()) {
             self.wire_intx(&taken.device, |pin| root.root_interrupt(id, pin));
         }
-        Ok(root.bdf(id))
+        Ok(())
     }
 
     /// Keeps a slot for what is being opened.
@@ -259,14 +244,14 @@ impl Slots {
 
     /// Takes what is in a slot out, with everything else that is a function of the same
     /// device. When this returns it is closed.
-    pub fn remove(&self, id: &str, removal: &Removal) -> Result<(), Refusal> {
+    pub fn take_out(&self, id: &str, removal: &Removal) -> Result<(), Refusal> {
         let number = self.begin_removal(id)?;
         let port = self.port(number)?;
-        if !removal.force {
-            if let Err(refusal) = self.ask(id, port, removal.patience) {
-                self.set_state(number, State::Plugged);
-                return Err(refusal);
-            }
+        if !removal.force
+            && let Err(refusal) = self.ask(id, port, removal.patience)
+        {
+            self.set_state(number, State::Plugged);
+            return Err(refusal);
         }
         // What is torn out is gone for the guest at once; else it is shut off already.
         port.port.take_out();

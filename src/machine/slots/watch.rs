@@ -21,7 +21,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use pci::UncorrectableErrors;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Content, Device, Refusal, Removal, Slots, State};
+use super::{Content, Device, Refusal, Slots, State};
+use crate::control::Removal;
 
 /// How long the guest has to let go of a device that the host wants back.
 const GRACE: Duration = Duration::from_secs(30);
@@ -146,7 +147,7 @@ fn wanted(slots: &Arc<Slots>, port: u8, function: u8, workers: &Threads) {
         patience: GRACE,
     };
     in_background(slots, workers, move |slots| {
-        match slots.remove(&id, &removal) {
+        match slots.take_out(&id, &removal) {
             Err(Refusal::Timeout { .. }) => {
                 tracing::warn!(
                     device = id,
@@ -184,7 +185,7 @@ fn take_away(slots: &Arc<Slots>, id: &str) {
         force: true,
         patience: Duration::ZERO,
     };
-    if let Err(error) = slots.remove(id, &removal) {
+    if let Err(error) = slots.take_out(id, &removal) {
         tracing::warn!(device = id, %error, "the device is not taken away");
     }
 }

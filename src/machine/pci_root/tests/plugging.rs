@@ -93,7 +93,7 @@ fn a_device_that_comes_has_its_bar_and_its_address_and_both_are_gone_with_it() {
     for tag in [0x77, 0x78] {
         let device = Tagged::new(tag);
         let ids = slot.root.plug(slot.id, &[(0, device.clone())]).unwrap();
-        assert_eq!(slot.root.bdf(ids[0]), Some(DEVICE));
+        assert_eq!(slot.root.topology().bdf(ids[0]), Some(DEVICE));
         let told = device.requester.load(Ordering::SeqCst);
         assert_eq!(told, DEVICE.requester_id());
         slot.port.insert();

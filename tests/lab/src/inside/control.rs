@@ -31,6 +31,11 @@ impl Control {
         self.run(&["add", flag, value]).map(drop)
     }
 
+    /// The same, under a name of its own.
+    pub fn add_as(&self, id: &str, flag: &str, value: &str) -> Result<()> {
+        self.run(&["add", flag, value, "--id", id]).map(drop)
+    }
+
     /// Asks the guest to let go of a device.
     pub fn remove(&self, id: &str) -> Result<()> {
         self.run(&["remove", id]).map(drop)

@@ -134,15 +134,15 @@ fn twenty_times(rig: &mut Rig, cpus: u32) -> Result<()> {
 fn others(rig: &mut Rig, cpus: u32) -> Result<()> {
     let (mut guest, control) = boot(rig, GuestSpec::new(cpus))?;
     guest.sh("modprobe -a e1000 e1000e nvme")?;
-    control.add("--net", &format!("tap={TAP},id=wire"))?;
-    control.add("--assign", &format!("{E1000E},id=copper"))?;
+    control.add_as("wire", "--net", &format!("tap={TAP}"))?;
+    control.add_as("copper", "--assign", E1000E)?;
     wait_for_devices(&mut guest, "e1000", 1)?;
     wait_for_devices(&mut guest, "e1000e", 1)?;
     network_up(&mut guest, "e1000", TAP_GUEST_ADDRESS)?;
     ping_all(&mut guest, 10, 0.05, TAP_ADDRESS)?;
     network_up(&mut guest, "e1000e", E1000E_GUEST_ADDRESS)?;
     ping_all(&mut guest, 10, 0.05, E1000E_PEER)?;
-    let refused = control.refusal(&["add", "--assign", &format!("{NVME},id=wire")])?;
+    let refused = control.refusal(&["add", "--assign", NVME, "--id", "wire"])?;
     if !refused.contains("called wire already") {
         return fail(format!("of an id that is taken: {refused}"));
     }

@@ -1,0 +1,194 @@
+//! `sluice ctl`: a running machine, from outside.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use console::{Alignment, measure_text_width, pad_str};
+
+use crate::control::{AddRequest, Added, Client, ClientError, Listed, Listing, Request};
+
+pub(super) const AFTER_CTL: &str = "\
+SOCKET is what the machine was given with --control path=SOCKET. What goes over it is JSON, a \
+line for each request; the README has the format.";
+
+/// `sluice ctl`.
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+pub struct Ctl {
+    /// The machine's control socket
+    #[arg(value_name = "SOCKET")]
+    socket: PathBuf,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Clone, PartialEq, Eq, Debug)]
+enum Verb {
+    /// Plug a device in
+    Add(Add),
+    /// Ask the guest to let go of a device, and take it out when it has
+    Remove {
+        /// The device, as list names it
+        id: String,
+        /// Take it away without asking: the guest sees it torn out
+        #[arg(long)]
+        force: bool,
+        /// Seconds that the guest has to let go [default: 30]
+        #[arg(long, value_name = "SECONDS", conflicts_with = "force")]
+        timeout: Option<u32>,
+    },
+    /// Show what is plugged in
+    List {
+        /// Write it as JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+struct Add {
+    #[command(flatten)]
+    device: Device,
+
+    /// What the device will be called [default: its address on the host, or its network's name]
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+}
+
+#[derive(Args, Clone, PartialEq, Eq, Debug)]
+#[group(required = true, multiple = false)]
+struct Device {
+    /// A device of the host's, with the options of sluice run --assign
+    #[arg(long, value_name = "BDF[,…]")]
+    assign: Option<String>,
+
+    /// A network card, with the options of sluice run --net
+    #[arg(long, value_name = "tap=…|user[,…]")]
+    net: Option<String>,
+}
+
+/// Asks the machine, and says what came of it.
+pub fn ctl(flags: &Ctl) -> Result<String, ClientError> {
+    let mut client = Client::connect(&flags.socket)?;
+    let strange = |source| ClientError::Strange {
+        path: flags.socket.clone(),
+        source,
+    };
+    let answer = client.ask(&request(&flags.verb))?;
+    Ok(match &flags.verb {
+        Verb::Add(_) => added(&serde_json::from_value(answer).map_err(strange)?),
+        Verb::Remove { .. } => String::new(),
+        Verb::List { json: true } => format!("{answer:#}\n"),
+        Verb::List { json: false } => table(&serde_json::from_value(answer).map_err(strange)?),
+    })
+}
+
+fn request(verb: &Verb) -> Request {
+    match verb.clone() {
+        Verb::Add(Add { device, id }) => Request::Add(AddRequest {
+            assign: device.assign,
+            net: device.net,
+            id,
+            folder: std::env::current_dir().ok(),
+        }),
+        Verb::Remove { id, force, timeout } => Request::Remove { id, force, timeout },
+        Verb::List { .. } => Request::List {},
+    }
+}
+
+fn added(added: &Added) -> String {
+    let Added { id, port, guest } = added;
+    match guest {
+        Some(guest) => format!("{id} is at root port {port}, for the guest {guest}\n"),
+        None => format!("{id} is at root port {port}\n"),
+    }
+}
+
+fn table(listing: &Listing) -> String {
+    let heading = ["PORT", "ID", "STATE", "GUEST", "NAME"].map(str::to_owned);
+    let row = |listed: &Listed| {
+        let Listed {
+            id,
+            name,
+            port,
+            guest,
+            state,
+            ..
+        } = listed.clone();
+        let guest = guest.unwrap_or_else(|| "-".to_owned());
+        [port.to_string(), id, state, guest, name]
+    };
+    let rows: Vec<_> = std::iter::once(heading)
+        .chain(listing.devices.iter().map(row))
+        .collect();
+    let width = |column: usize| {
+        let widths = rows.iter().map(|row| measure_text_width(&row[column]));
+        widths.max().unwrap_or(0)
+    };
+    let widths: Vec<_> = (0..5).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths);
+        let cells: Vec<_> = cells
+            .map(|(cell, width)| pad_str(cell, *width, Alignment::Left, None).into_owned())
+            .collect();
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
+    }
+    let free: Vec<_> = listing.free_ports.iter().map(u8::to_string).collect();
+    let free = match free.as_slice() {
+        [] => "none".to_owned(),
+        ports => ports.join(", "),
+    };
+    let _ = writeln!(text, "\nFree root ports: {free}");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::golden::assert_golden;
+
+    fn listed(id: &str, port: u8, guest: Option<&str>) -> Listed {
+        Listed {
+            id: id.to_owned(),
+            kind: "assigned".to_owned(),
+            name: "Intel Corporation 82576 Virtual Function".to_owned(),
+            host: Some("0000:01:10.0".to_owned()),
+            port,
+            guest: guest.map(str::to_owned),
+            state: "plugged".to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_listing_is_a_table() {
+        let listing = Listing {
+            devices: vec![
+                listed("0000:01:10.0", 1, Some("01:00.0")),
+                listed("copper", 12, None),
+            ],
+            free_ports: vec![2, 3],
+        };
+        assert_golden("ctl-list", &table(&listing));
+        let full = Listing {
+            devices: Vec::new(),
+            free_ports: Vec::new(),
+        };
+        assert!(table(&full).ends_with("Free root ports: none\n"));
+    }
+
+    #[test]
+    fn flags_become_requests() {
+        let verb = Verb::Remove {
+            id: "x".into(),
+            force: true,
+            timeout: None,
+        };
+        let text = serde_json::to_string(&request(&verb)).unwrap();
+        assert_eq!(text, r#"{"do":"remove","id":"x","force":true}"#);
+        let text = serde_json::to_string(&request(&Verb::List { json: false })).unwrap();
+        assert_eq!(text, r#"{"do":"list"}"#);
+    }
+}
