@@ -12,7 +12,7 @@ use pci::HostBdf;
 use serde::de::{self, Deserialize, Deserializer};
 
 use super::option::{OptionError, Options, leading};
-use super::{Cdrom, Control, Disk, MAX_PORT, NetBackend, Serial};
+use super::{Cdrom, Disk, MAX_PORT, NetBackend, OnError, Serial};
 use crate::host::{HostDevice, Uuid, VfSettings};
 use crate::memory::{HugePages, parse_size};
 
@@ -47,6 +47,8 @@ pub struct AssignSpec {
     pub iommufd: Option<RawFd>,
     /// How it is shown to the guest.
     pub presentation: Presentation,
+    /// What is done when it fails.
+    pub on_error: OnError,
     /// The device is a physical function: a virtual one of it is lent to the machine, with
     /// these settings.
     pub lent: Option<VfSettings>,
@@ -281,8 +283,8 @@ impl FromStr for DeviceSpec {
     }
 }
 
-const ASSIGN_KEYS: [&str; 7] = [
-    "port", "rom", "no-mmap", "hide", "clique", "iommu", "iommufd",
+const ASSIGN_KEYS: [&str; 8] = [
+    "port", "rom", "no-mmap", "hide", "clique", "on-error", "iommu", "iommufd",
 ];
 
 impl FromStr for AssignSpec {
@@ -306,55 +308,8 @@ impl FromStr for AssignSpec {
                 hide: hide.map(|names| names.0).unwrap_or_default(),
                 clique: options.read("clique")?,
             },
+            on_error: options.read("on-error")?.unwrap_or_default(),
             lent: None,
-        })
-    }
-}
-
-/// Empty root ports of a machine that is controlled.
-const DEFAULT_PORTS: u8 = 4;
-
-/// How many root ports.
-struct Ports(u8);
-
-impl FromStr for Ports {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text.parse() {
-            Ok(ports @ 0..=MAX_PORT) => Ok(Self(ports)),
-            _ => Err(format!("'{text}' is no number from 0 to {MAX_PORT}")),
-        }
-    }
-}
-
-impl FromStr for Control {
-    type Err = OptionError;
-
-    fn from_str(text: &str) -> Result<Self, OptionError> {
-        let options = Options::parse(text, &["path", "ports"], &[])?;
-        let path = options.value("path")?;
-        Ok(Self {
-            path: path.ok_or(OptionError::Missing("path", PATH))?.into(),
-            ports: options.read("ports")?.map_or(DEFAULT_PORTS, |Ports(n)| n),
-        })
-    }
-}
-
-impl<'de> Deserialize<'de> for Control {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(serde::Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Table {
-            path: PathBuf,
-            ports: Option<i64>,
-        }
-        let table = Table::deserialize(deserializer)?;
-        let ports = table.ports.map(|n| n.to_string().parse::<Ports>());
-        let ports = ports.transpose().map_err(de::Error::custom)?;
-        Ok(Self {
-            path: table.path,
-            ports: ports.map_or(DEFAULT_PORTS, |Ports(n)| n),
         })
     }
 }
@@ -473,6 +428,8 @@ impl<'de> Deserialize<'de> for AssignSpec {
             #[serde(default, deserialize_with = "from_text")]
             hide: Capabilities,
             clique: Option<i64>,
+            #[serde(default, rename = "on-error", deserialize_with = "from_text")]
+            on_error: OnError,
         }
         /// A number that must be as the flag's text has it.
         fn number<T: FromStr<Err: fmt::Display>, E: de::Error>(
@@ -501,6 +458,7 @@ impl<'de> Deserialize<'de> for AssignSpec {
                 hide: table.hide.0,
                 clique: number(table.clique)?,
             },
+            on_error: table.on_error,
             lent: None,
         })
     }
@@ -665,6 +623,14 @@ mod tests {
         assert!(error::<AssignSpec>("02:10.0,rom=").contains("needs a value"));
         assert_eq!(shown("02:10.0,clique=15").clique, "15".parse().ok());
         assert!(error::<AssignSpec>("02:10.0,clique=16").contains("a number from 0 to 15"));
+    }
+
+    #[test]
+    fn what_is_done_when_it_fails() {
+        let on_error = |text: &str| text.parse::<AssignSpec>().unwrap().on_error;
+        assert_eq!(on_error("02:10.0"), OnError::Report);
+        assert_eq!(on_error("02:10.0,on-error=quarantine"), OnError::Quarantine);
+        assert!(error::<AssignSpec>("02:10.0,on-error=stop").contains("report or quarantine"));
     }
 
     #[test]

@@ -6,10 +6,12 @@
 //! yields plain values. Every setting remembers where it was given, so an error names the
 //! flag, or the file with its line.
 
+mod control;
 mod device;
 mod file;
 mod interface;
 mod mac;
+mod on_error;
 mod option;
 mod origin;
 mod ports;
@@ -27,6 +29,7 @@ use crate::memory::HugePages;
 
 pub use device::{AssignSpec, DeviceSpec, Interface, MemorySpec, NetSpec};
 pub use file::{FileError, load};
+pub use on_error::OnError;
 pub use option::OptionError;
 pub use origin::{Given, Origin};
 pub use settings::Settings;
@@ -139,6 +142,8 @@ pub struct Assign {
     pub function: u8,
     /// How it is shown to the guest.
     pub presentation: Presentation,
+    /// What is done when it fails.
+    pub on_error: OnError,
     /// The device is a physical function, in whose place a virtual one with these settings
     /// comes before the machine is made.
     pub lent: Option<VfSettings>,

@@ -104,6 +104,7 @@ impl Wish {
             port,
             function,
             presentation: self.spec.presentation,
+            on_error: self.spec.on_error,
             lent: self.spec.lent,
         }
     }

@@ -20,7 +20,7 @@ use super::assigned::{Assigner, Taken};
 use super::fabric::Fabric;
 use super::pci_root::PciRoot;
 use super::vm::Vm;
-use crate::config;
+use crate::config::{self, OnError};
 use crate::host::HostDevice;
 
 use plug::Refusal;
@@ -59,7 +59,11 @@ struct Item {
 }
 
 enum Device {
-    Assigned { host: HostDevice, taken: Taken },
+    Assigned {
+        host: HostDevice,
+        taken: Taken,
+        on_error: OnError,
+    },
     Nic(Arc<E1000>),
 }
 
@@ -141,6 +145,7 @@ impl Slots {
                 device: Device::Assigned {
                     host: assign.device,
                     taken,
+                    on_error: assign.on_error,
                 },
             });
         }

@@ -116,11 +116,16 @@ impl Slots {
                 port,
                 function: 0,
                 presentation: spec.presentation,
+                on_error: spec.on_error,
                 lent: None,
             };
             // One was asked for.
             let taken = self.assigner.take(&[wanted])?.pop();
-            Ok(taken.map(|taken| Device::Assigned { host, taken }))
+            Ok(taken.map(|taken| Device::Assigned {
+                host,
+                taken,
+                on_error: spec.on_error,
+            }))
         })
     }
 

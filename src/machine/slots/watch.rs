@@ -22,6 +22,7 @@ use pci::UncorrectableErrors;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::{Content, Device, Refusal, Slots, State};
+use crate::config::OnError;
 use crate::control::Removal;
 
 /// How long the guest has to let go of a device that the host wants back.
@@ -162,11 +163,10 @@ fn wanted(slots: &Arc<Slots>, port: u8, function: u8, workers: &Threads) {
 }
 
 fn failed(slots: &Arc<Slots>, port: u8, function: u8, workers: &Threads) {
-    let Some((id, quarantine)) = slots.take_event(port, function, AssignedDevice::error_event)
-    else {
+    let Some((id, on_error)) = slots.take_event(port, function, AssignedDevice::error_event) else {
         return;
     };
-    if quarantine {
+    if on_error == OnError::Quarantine {
         guest_error!(
             device = id,
             "the device failed: it is taken away from the guest"
@@ -215,26 +215,29 @@ fn in_background(
 }
 
 impl Slots {
-    /// Takes note of an event of the device in a slot; gives what the operator calls it and
-    /// whether it goes into quarantine, if it is there and not on its way out.
+    /// Takes note of an event of a device; gives what the operator calls it and what is done if
+    /// it fails, if it is there and not on its way out.
     fn take_event(
         &self,
         port: u8,
         function: u8,
         event: impl Fn(&AssignedDevice) -> Option<&EventFd>,
-    ) -> Option<(String, bool)> {
+    ) -> Option<(String, OnError)> {
         let contents = self.contents();
         let content = contents.get(&port)?;
         let item = content
             .items
             .iter()
             .find(|item| item.function == function)?;
-        let Device::Assigned { taken, .. } = &item.device else {
+        let Device::Assigned {
+            taken, on_error, ..
+        } = &item.device
+        else {
             return None;
         };
         // Fails when it was not signalled after all.
         event(&taken.device)?.read().ok()?;
         let is_there = content.state == State::Plugged;
-        is_there.then(|| (item.id.clone(), false))
+        is_there.then(|| (item.id.clone(), *on_error))
     }
 }
