@@ -108,10 +108,13 @@ pub struct Run {
     /// Give the guest this device of the host's, such as 0000:02:10.0, at root port port; its
     /// option ROM is its own (rom=on, the default), a file (rom=PATH) or none (rom=off). For
     /// debugging, no-mmap traps every access to it and hide=msix+aer takes capabilities away.
-    /// NVIDIA GPUs with the same clique=0 to 15 may reach each other's memory; repeatable
+    /// NVIDIA GPUs with the same clique=0 to 15 may reach each other's memory. A mediated device
+    /// is mdev=UUID, and fd=N a /dev/vfio/devices file that sluice was started with (and
+    /// iommufd=M such a /dev/iommu). iommu= is the kernel's interface, one for all devices:
+    /// iommufd, type1, or auto, the default, which is iommufd if it can be; repeatable
     #[arg(
         long,
-        value_name = "BDF[,port=…][,rom=…][,no-mmap][,hide=…][,clique=…]"
+        value_name = "BDF|mdev=UUID|fd=N[,port=…][,iommu=…][,rom=…][,no-mmap][,hide=…][,clique=…]"
     )]
     assign: Vec<String>,
 

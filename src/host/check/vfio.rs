@@ -55,6 +55,10 @@ pub fn interface(host: &Host) -> Finding {
                 format!("run as root, or give this user the file: `chown USER {closed}`"),
             )
         }
-        (ways, _) => Finding::ok(TOPIC, ways.join(", ")),
+        (ways, []) => Finding::ok(TOPIC, ways.join(", ")),
+        (ways, closed) => {
+            let (ways, closed) = (ways.join(", "), closed.join(" and "));
+            Finding::ok(TOPIC, format!("{ways}; this user may not open {closed}"))
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod kexec;
 mod network;
+mod serial;
 
 use crate::error::Result;
 use clap::Subcommand;
@@ -38,6 +39,13 @@ pub enum Agent {
         /// From whom
         from: SocketAddr,
     },
+    /// Send bytes over a serial line that leads back, each after the last has come back
+    SerialEcho {
+        /// The line
+        device: PathBuf,
+        /// How many
+        count: u32,
+    },
     /// Go over to another kernel without a reset
     Kexec {
         /// Its image
@@ -59,6 +67,7 @@ pub fn main(task: &Agent) -> Result<()> {
         Agent::UdpReceive { at } => network::udp_receive(*at)?,
         Agent::TcpSend { to, bytes } => (network::tcp_send(*to, *bytes)?, start.elapsed()),
         Agent::TcpReceive { from } => (network::tcp_receive(*from)?, start.elapsed()),
+        Agent::SerialEcho { device, count } => (serial::echo(device, *count)?, start.elapsed()),
         Agent::Kexec {
             kernel,
             initrd,

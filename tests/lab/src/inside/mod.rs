@@ -10,6 +10,7 @@ mod kernel_log;
 mod linux;
 mod measure;
 mod media;
+mod mediated;
 mod poke;
 mod rig;
 mod state;

@@ -49,6 +49,8 @@ pub struct GuestSpec {
     pub assign: Vec<&'static str>,
     /// What Sluice's `--assign` says after each address, from the comma on.
     pub assign_options: &'static str,
+    /// What Sluice's `--assign` says of more devices, in full.
+    pub more_assigns: Vec<String>,
     /// Virtual functions it is lent: physical functions with settings. Sluice only.
     pub vf: Vec<String>,
     /// End when the guest resets.
@@ -75,6 +77,7 @@ impl GuestSpec {
             network: None,
             assign: Vec::new(),
             assign_options: "",
+            more_assigns: Vec::new(),
             vf: Vec::new(),
             no_reboot: false,
             serial: None,
@@ -140,8 +143,11 @@ fn from_environment(name: &str) -> PathBuf {
 
 fn sluice(guest: &GuestSpec) -> Command {
     let mut command = Command::new(sluice_program());
-    // Tests read in it how devices were reset.
-    command.env("SLUICE_LOG", "warn,devices::vfio=info");
+    // Tests read in it how devices were opened and reset.
+    command.env(
+        "SLUICE_LOG",
+        "warn,devices::vfio=info,sluice::machine::assigned::interface=info",
+    );
     command.args([
         "run",
         "--cpus",
@@ -175,6 +181,9 @@ fn sluice(guest: &GuestSpec) -> Command {
     };
     for address in &guest.assign {
         command.args(["--assign", &format!("{address}{}", guest.assign_options)]);
+    }
+    for device in &guest.more_assigns {
+        command.args(["--assign", device]);
     }
     for vf in &guest.vf {
         command.args(["--vf", vf]);

@@ -55,29 +55,41 @@ pub const CHECKS: &[Check] = &[
 
 fn nvme(rig: &mut Rig, cpus: u32) -> Result<()> {
     let mut guest = rig.boot(&GuestSpec::owning(&[NVME], cpus))?;
+    use_nvme(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// Its driver binds, and what is written can be read.
+pub(super) fn use_nvme(guest: &mut Guest) -> Result<()> {
     guest.sh("modprobe nvme")?;
-    wait_for_block_device(&mut guest, "nvme0n1")?;
-    copy_through_block_device(&mut guest, "nvme0n1")?;
-    if interrupts(&mut guest, &["MSI", "nvme"])? == 0 {
+    wait_for_block_device(guest, "nvme0n1")?;
+    copy_through_block_device(guest, "nvme0n1")?;
+    if interrupts(guest, &["MSI", "nvme"])? == 0 {
         return fail(format!(
             "NVMe: no MSI-X interrupt counted:\n{}",
             guest.sh("cat /proc/interrupts")?
         ));
     }
-    expect_success(guest.power_off()?)
+    Ok(())
 }
 
 fn e1000e(rig: &mut Rig, cpus: u32) -> Result<()> {
     let mut guest = rig.boot(&GuestSpec::owning(&[E1000E], cpus))?;
-    let interface = network_up(&mut guest, "e1000e", E1000E_GUEST_ADDRESS)?;
-    ping_all(&mut guest, 50, 0.05, E1000E_PEER)?;
-    if interrupts(&mut guest, &["MSI", &interface])? == 0 {
+    use_e1000e(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// Its driver binds, and its wire is reached.
+pub(super) fn use_e1000e(guest: &mut Guest) -> Result<()> {
+    let interface = network_up(guest, "e1000e", E1000E_GUEST_ADDRESS)?;
+    ping_all(guest, 50, 0.05, E1000E_PEER)?;
+    if interrupts(guest, &["MSI", &interface])? == 0 {
         return fail(format!(
             "e1000e: no message-signalled interrupt counted:\n{}",
             guest.sh("cat /proc/interrupts")?
         ));
     }
-    expect_success(guest.power_off()?)
+    Ok(())
 }
 
 fn two_vfs(rig: &mut Rig, cpus: u32) -> Result<()> {
@@ -111,7 +123,7 @@ fn again_after_kill(rig: &mut Rig, cpus: u32) -> Result<()> {
     expect_success(guest.power_off()?)
 }
 
-fn ping_over_vf(guest: &mut Guest) -> Result<()> {
+pub(super) fn ping_over_vf(guest: &mut Guest) -> Result<()> {
     network_up(guest, "igbvf", VF_GUEST_ADDRESS)?;
     interface_of(guest, "igbvf")?;
     ping_all(guest, 10, 0.05, PF_ADDRESS).map(drop)

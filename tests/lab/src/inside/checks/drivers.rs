@@ -2,7 +2,7 @@
 
 use super::Check;
 use crate::error::{Result, fail};
-use crate::inside::guest::expect_success;
+use crate::inside::guest::{Guest, expect_success};
 use crate::inside::host;
 use crate::inside::linux::{
     copy_through_block_device, interrupts, network_up, ping_all, wait_for_block_device,
@@ -34,27 +34,39 @@ pub const CHECKS: &[Check] = &[
 
 fn xhci(rig: &mut Rig, cpus: u32) -> Result<()> {
     let mut guest = rig.boot(&GuestSpec::owning(&[XHCI], cpus))?;
+    use_xhci(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// Its driver binds, and what is written to its disk can be read.
+pub(super) fn use_xhci(guest: &mut Guest) -> Result<()> {
     guest.sh("modprobe -a xhci_pci usb_storage sd_mod")?;
-    wait_for_block_device(&mut guest, "sda")?;
-    copy_through_block_device(&mut guest, "sda")?;
-    if interrupts(&mut guest, &["MSI", "xhci_hcd"])? == 0 {
+    wait_for_block_device(guest, "sda")?;
+    copy_through_block_device(guest, "sda")?;
+    if interrupts(guest, &["MSI", "xhci_hcd"])? == 0 {
         return fail(format!(
             "xHCI: no message-signalled interrupt counted:\n{}",
             guest.sh("cat /proc/interrupts")?
         ));
     }
-    expect_success(guest.power_off()?)
+    Ok(())
 }
 
 fn physical_function(rig: &mut Rig, cpus: u32) -> Result<()> {
     let mut guest = rig.boot(&GuestSpec::owning(&[PHYSICAL_FUNCTION], cpus))?;
-    let interface = network_up(&mut guest, "igb", PF_GUEST_ADDRESS)?;
-    ping_all(&mut guest, 50, 0.05, PF_PEER)?;
-    if interrupts(&mut guest, &["MSI", &interface])? == 0 {
+    use_physical_function(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// Its driver binds, and its wire is reached.
+pub(super) fn use_physical_function(guest: &mut Guest) -> Result<()> {
+    let interface = network_up(guest, "igb", PF_GUEST_ADDRESS)?;
+    ping_all(guest, 50, 0.05, PF_PEER)?;
+    if interrupts(guest, &["MSI", &interface])? == 0 {
         return fail(format!(
             "igb: no message-signalled interrupt counted:\n{}",
             guest.sh("cat /proc/interrupts")?
         ));
     }
-    expect_success(guest.power_off()?)
+    Ok(())
 }

@@ -79,7 +79,7 @@ fn load_with(guest: &mut Guest, mode: usize) -> Result<String> {
 }
 
 /// Linux turns off an interrupt that nobody handles, and a driver complains of one that does not come.
-fn nobody_complains(guest: &mut Guest) -> Result<()> {
+pub(super) fn nobody_complains(guest: &mut Guest) -> Result<()> {
     let log = guest.sh("dmesg")?;
     let complaint = log
         .lines()

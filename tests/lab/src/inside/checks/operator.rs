@@ -167,7 +167,7 @@ fn one_slot(rig: &mut Rig, _: u32) -> Result<()> {
     refused(rig, &["--assign", &a, "--assign", &b], &[first, second])
 }
 
-fn refused(rig: &mut Rig, arguments: &[&str], named: &[&str]) -> Result<()> {
+pub(super) fn refused(rig: &mut Rig, arguments: &[&str], named: &[&str]) -> Result<()> {
     rig.only_sluice()?;
     rig.stop();
     refused_beside(arguments, named)

@@ -101,7 +101,7 @@ fn start_over(guest: &mut Guest) -> Result<()> {
 }
 
 /// Both functions are of one device, and neither can be reset but by power management or with the other.
-fn twins_together(rig: &mut Rig, cpus: u32) -> Result<()> {
+pub(super) fn twins_together(rig: &mut Rig, cpus: u32) -> Result<()> {
     rig.only_sluice()?;
     let host_resets = host_resets_buses()?;
     for address in TWINS {
