@@ -2,7 +2,7 @@
 //! is given: groups by the type1 container, files of devices here.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 use std::sync::Arc;
 
 use devices::vfio::Hypervisor;
@@ -23,15 +23,18 @@ pub struct KvmVfio {
 impl KvmVfio {
     /// Makes the one that a VM has.
     pub fn new(vm: &VmFd) -> Result<Self, VmError> {
-        let groups = HypervisorVfio::new_from_kvm(vfio_device(vm)?);
-        // The crate keeps what it was given to itself, but for a copy.
-        let copy = groups.try_clone().and_then(HypervisorVfio::to_kvm);
+        let files = vfio_device(vm)?;
+        // SAFETY: `files` owns the descriptor, and outlives the borrow.
+        let copy = unsafe { BorrowedFd::borrow_raw(files.as_raw_fd()) }.try_clone_to_owned();
+        let copy = copy.map_err(|source| VmError::Kernel {
+            what: "copy its VFIO device",
+            source,
+        })?;
+        // SAFETY: the copy is owned by nobody else, and is KVM's VFIO device as the first is.
+        let groups = unsafe { DeviceFd::from_raw_fd(copy.into_raw_fd()) };
         Ok(Self {
-            files: copy.map_err(|error| VmError::Kernel {
-                what: "copy its VFIO device",
-                source: io::Error::other(error),
-            })?,
-            groups: Arc::new(groups),
+            groups: Arc::new(HypervisorVfio::new_from_kvm(groups)),
+            files,
         })
     }
 
