@@ -5,7 +5,7 @@
 //! in the log says why.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use devices::vfio::KernelDevice;
@@ -60,13 +60,11 @@ impl Interface {
 
     /// Devices that come later have no other wish.
     pub fn check_wishes(&self, wanted: &[config::Assign]) -> Result<(), OtherInterface> {
-        let fits = |assign: &&config::Assign| {
-            matches!(
-                (assign.interface, self),
-                (Wish::Auto, _) | (Wish::Iommufd, Self::Iommufd(_)) | (Wish::Type1, Self::Type1(_))
-            )
+        let is = match self {
+            Self::Iommufd(_) => Wish::Iommufd,
+            Self::Type1(_) => Wish::Type1,
         };
-        match wanted.iter().find(|assign| !fits(assign)) {
+        match wanted.iter().find(|assign| !fits(assign.interface, is)) {
             None => Ok(()),
             Some(assign) => Err(OtherInterface {
                 device: assign.device,
@@ -102,6 +100,10 @@ impl Interface {
     }
 }
 
+fn fits(wish: Wish, interface: Wish) -> bool {
+    wish == Wish::Auto || wish == interface
+}
+
 /// Opens the interface that the first devices of a machine will use.
 pub(super) fn choose(
     host: &Host,
@@ -111,15 +113,21 @@ pub(super) fn choose(
 ) -> Result<Interface, Error> {
     let wish = wanted.first().map(|assign| assign.interface);
     let given = wanted.iter().find_map(|assign| assign.iommufd.as_ref());
-    let files: Vec<_> = prospects.iter().map(|p| p.candidate.file()).collect();
-    let iommufd = match wish.unwrap_or_default() {
-        Wish::Type1 => None,
-        Wish::Iommufd => Some(open_iommufd(given)?),
-        Wish::Auto if host.has_iommufd() => match files.into_iter().collect() {
-            Some(files) => permitted_iommufd(files, given)?,
-            None => None,
-        },
-        Wish::Auto => None,
+    let files = prospects.iter().map(|p| p.candidate.file());
+    let plan = plan(
+        wish.unwrap_or_default(),
+        host.has_iommufd(),
+        files,
+        may_open,
+    );
+    let iommufd = match plan {
+        Plan::Type1 => None,
+        Plan::Iommufd => Some(open_iommufd(given)?),
+        Plan::IommufdIfPermitted => permitted_iommufd(given)?,
+        Plan::Forbidden(file) => {
+            tell_forbidden(&file);
+            None
+        }
     };
     let interface = match iommufd {
         Some(iommufd) => Interface::Iommufd(Arc::new(iommufd)),
@@ -132,36 +140,118 @@ pub(super) fn choose(
     Ok(interface)
 }
 
-fn open_iommufd(given: Option<&Inherited>) -> Result<Iommufd, Error> {
+/// What to try.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Plan {
+    Type1,
+    Iommufd,
+    /// Type1 if this user may not open it.
+    IommufdIfPermitted,
+    /// Type1, as this user may not open a device's file.
+    Forbidden(PathBuf),
+}
+
+/// What the wish comes to, for devices with such files of their own.
+fn plan(
+    wish: Wish,
+    has_iommufd: bool,
+    files: impl Iterator<Item = Option<PathBuf>>,
+    may_open: impl Fn(&Path) -> bool,
+) -> Plan {
+    match wish {
+        Wish::Type1 => Plan::Type1,
+        Wish::Iommufd => Plan::Iommufd,
+        Wish::Auto if !has_iommufd => Plan::Type1,
+        Wish::Auto => match files.collect::<Option<Vec<_>>>() {
+            None => Plan::Type1,
+            Some(files) => {
+                let closed = files.into_iter().find(|file| !may_open(file));
+                closed.map_or(Plan::IommufdIfPermitted, Plan::Forbidden)
+            }
+        },
+    }
+}
+
+fn may_open(file: &Path) -> bool {
+    access(file, AccessFlags::R_OK | AccessFlags::W_OK).is_ok()
+}
+
+fn open_iommufd(given: Option<&Inherited>) -> Result<Iommufd, IommufdError> {
     let given = given.map(Inherited::copy).transpose();
     let given = given.map_err(|source| IommufdError::Kernel {
         what: "copy the descriptor for",
         source,
     })?;
-    let opened = match given.flatten() {
+    match given.flatten() {
         Some(file) => Iommufd::from_file(file),
         None => Iommufd::open(),
-    };
-    Ok(opened?)
+    }
 }
 
-/// iommufd, with devices that have these files, unless this user may not open one of them.
-fn permitted_iommufd(
-    files: Vec<PathBuf>,
-    given: Option<&Inherited>,
-) -> Result<Option<Iommufd>, Error> {
-    let may_open = |file: &PathBuf| access(file, AccessFlags::R_OK | AccessFlags::W_OK).is_ok();
-    let closed = match files.into_iter().find(|file| !may_open(file)) {
-        Some(file) => file,
-        None => match open_iommufd(given) {
-            Err(Error::Iommufd(IommufdError::Permission)) => "/dev/iommu".into(),
-            Err(Error::Iommufd(IommufdError::Missing)) => return Ok(None),
-            other => return other.map(Some),
-        },
-    };
+fn permitted_iommufd(given: Option<&Inherited>) -> Result<Option<Iommufd>, IommufdError> {
+    match open_iommufd(given) {
+        Ok(iommufd) => Ok(Some(iommufd)),
+        Err(IommufdError::Permission) => {
+            tell_forbidden(Path::new("/dev/iommu"));
+            Ok(None)
+        }
+        // The node is there, the module is not.
+        Err(IommufdError::Missing) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn tell_forbidden(file: &Path) {
     tracing::warn!(
         "this user may not open {}: type1 is used in the place of iommufd",
-        closed.display()
+        file.display()
     );
-    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILES: [&str; 2] = ["/dev/vfio/devices/vfio0", "/dev/vfio/devices/vfio1"];
+
+    fn planned(wish: Wish, has_iommufd: bool, files: [Option<&str>; 2], open: &[&str]) -> Plan {
+        let files = files.into_iter().map(|file| file.map(PathBuf::from));
+        plan(wish, has_iommufd, files, |file| {
+            open.iter().any(|open| file == Path::new(open))
+        })
+    }
+
+    #[test]
+    fn iommufd_is_used_where_all_have_it() {
+        let [first, second] = FILES;
+        let both = [Some(first), Some(second)];
+        let auto = |has_iommufd, files, open| planned(Wish::Auto, has_iommufd, files, open);
+        assert_eq!(auto(true, both, &FILES), Plan::IommufdIfPermitted);
+        assert_eq!(auto(false, both, &FILES), Plan::Type1);
+        assert_eq!(auto(true, [Some(first), None], &FILES), Plan::Type1);
+        let forbidden = Plan::Forbidden(second.into());
+        assert_eq!(auto(true, both, &[first]), forbidden);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_tried_whatever_there_is() {
+        let none = [None, None];
+        assert_eq!(planned(Wish::Iommufd, false, none, &[]), Plan::Iommufd);
+        let both = FILES.map(Some);
+        assert_eq!(planned(Wish::Type1, true, both, &FILES), Plan::Type1);
+    }
+
+    #[test]
+    fn a_later_device_takes_what_there_is_or_asks_for_the_same() {
+        for interface in [Wish::Iommufd, Wish::Type1] {
+            assert!(fits(Wish::Auto, interface) && fits(interface, interface));
+        }
+        assert!(!fits(Wish::Type1, Wish::Iommufd) && !fits(Wish::Iommufd, Wish::Type1));
+        let error = OtherInterface {
+            device: HostDevice::Pci("0000:02:10.0".parse().unwrap()),
+            wish: Wish::Type1,
+            interface: "iommufd",
+        };
+        assert!(error.to_string().contains("asks for iommu=type1"));
+    }
 }
