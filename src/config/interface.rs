@@ -19,9 +19,10 @@ pub(super) fn agree(
     Ok((interface, iommufd.map(adopt).transpose()?))
 }
 
-fn wanted(
-    given: &[Given<AssignSpec>],
-) -> Result<(Interface, Option<(RawFd, &Origin)>), ConfigError> {
+/// An interface, and a descriptor with where it was given.
+type Wanted<'a> = (Interface, Option<(RawFd, &'a Origin)>);
+
+fn wanted(given: &[Given<AssignSpec>]) -> Result<Wanted<'_>, ConfigError> {
     let mut interface: Option<(Interface, String, &Origin)> = None;
     let mut iommufd: Option<(RawFd, String, &Origin)> = None;
     for Given { value, origin } in given {
