@@ -81,6 +81,10 @@ pub trait Mapping: Send + Sync {
     }
     /// The guest may write.
     fn writable(&self) -> bool;
+    /// It is memory of a device of the host's.
+    fn is_device(&self) -> bool {
+        false
+    }
 }
 
 /// Writes that the kernel has queued ([`FastPath::Coalesced`]).

@@ -14,6 +14,7 @@ use devices::time::Alarmed;
 use iommu::{Identity, Remapper};
 use pci::{BusAt, HostBridge, InterruptPin, Topology, Windows};
 
+use super::assigned::Peers;
 use super::bus::Bus;
 use super::chipset::{self, Chipset, LPC};
 use super::console::Console;
@@ -119,6 +120,7 @@ impl Machine {
 struct Core {
     vcpus: Vec<(Arc<Vcpu>, PowerOn)>,
     spaces: Arc<Spaces>,
+    peers: Arc<Peers>,
     installer: Installer,
     memory: u64,
     phys_bits: u8,
@@ -146,16 +148,19 @@ impl Core {
             mmio: Arc::new(Bus::default()),
             ring: vm.ring(&vcpus[0].0)?,
         });
+        let peers = Arc::<Peers>::default();
         let installer = Installer {
             vm: vm.fd.clone(),
             memory: vm.fd.clone(),
             io: spaces.io.clone(),
             mmio: spaces.mmio.clone(),
             slots: vm.slots.clone(),
+            peers: peers.clone(),
         };
         Ok(Self {
             vcpus,
             spaces,
+            peers,
             installer,
             memory,
             phys_bits,
@@ -243,6 +248,7 @@ impl Board {
             wires: self.chipset.wires.clone(),
             levels: self.controllers.levels.clone(),
             deferred: core.spaces.clone(),
+            peers: core.peers.clone(),
             installer: core.installer.clone(),
         }
     }

@@ -8,6 +8,7 @@ use devices::irq::{MsiRoutes, MsiSink};
 use devices::platform::intx::IntxRouter;
 use iommu::Remapper;
 
+use super::assigned::Peers;
 use super::installer::Installer;
 use crate::interrupt::Levels;
 
@@ -27,6 +28,8 @@ pub struct Fabric {
     pub levels: Arc<Levels>,
     /// Writes that the kernel has queued.
     pub deferred: Arc<dyn Deferred>,
+    /// What assigned devices reach of each other.
+    pub peers: Arc<Peers>,
     /// The guest's address spaces.
     pub installer: Installer,
 }

@@ -57,6 +57,15 @@ impl MemoryMap for VmFd {
     }
 }
 
+/// Who makes devices' memory reachable for other devices.
+pub trait PeerMemory: Send + Sync {
+    /// The guest has this memory of a device's at `address` from now on.
+    fn appeared(&self, address: u64, memory: &Arc<dyn Mapping>);
+
+    /// It has not any more.
+    fn vanishes(&self, address: u64);
+}
+
 /// Where registers are put.
 #[derive(Clone)]
 pub struct Installer {
@@ -70,6 +79,8 @@ pub struct Installer {
     pub mmio: Arc<Bus>,
     /// Memory slots.
     pub slots: Arc<Slots>,
+    /// What devices reach of each other's memory.
+    pub peers: Arc<dyn PeerMemory>,
 }
 
 /// What to put where.
@@ -168,9 +179,12 @@ impl Installer {
             self.slots.free(slot);
             return Err(error);
         }
+        if memory.is_device() {
+            self.peers.appeared(base + offset, &memory);
+        }
         Ok(Path::Mapped {
             slot,
-            offset,
+            address: base + offset,
             memory,
         })
     }
@@ -187,7 +201,14 @@ impl Installer {
             } => self
                 .vm
                 .unregister_coalesced_mmio(io_address(*space, *address), *len),
-            Path::Mapped { slot, memory, .. } => {
+            Path::Mapped {
+                slot,
+                address,
+                memory,
+            } => {
+                if memory.is_device() {
+                    self.peers.vanishes(*address);
+                }
                 let gone = kvm_userspace_memory_region {
                     slot: *slot,
                     ..Default::default()
@@ -266,16 +287,16 @@ enum Path {
     },
     Mapped {
         slot: u32,
-        offset: u64,
+        address: u64,
         memory: Arc<dyn Mapping>,
     },
 }
 
 impl Path {
-    /// True if this is `memory` mapped at `offset`.
+    /// True if this is `memory` mapped at `at`.
     fn maps(&self, at: u64, what: &Arc<dyn Mapping>) -> bool {
-        matches!(self, Self::Mapped { offset, memory, .. }
-            if *offset == at
+        matches!(self, Self::Mapped { address, memory, .. }
+            if *address == at
                 && memory.host_address() == what.host_address()
                 && memory.len() == what.len())
     }
@@ -310,7 +331,7 @@ impl Installed {
         self.paths.retain(|path| {
             let known = wanted
                 .iter()
-                .position(|(offset, memory)| path.maps(*offset, memory));
+                .position(|(offset, memory)| path.maps(self.base + offset, memory));
             match known {
                 Some(index) => drop(wanted.swap_remove(index)),
                 None if matches!(path, Path::Mapped { .. }) => {

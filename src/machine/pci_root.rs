@@ -400,6 +400,10 @@ impl Mapping for Beginning {
     fn writable(&self) -> bool {
         self.memory.writable()
     }
+
+    fn is_device(&self) -> bool {
+        self.memory.is_device()
+    }
 }
 
 /// A BAR whose bridge forwards only what lies behind `offset`.

@@ -50,12 +50,13 @@ impl Drop for PinnedMemory {
 pub enum PinError {
     /// `RLIMIT_MEMLOCK` is too low.
     #[error(
-        "assigned devices need all {needed} KiB of guest memory locked, but the limit is {limit} KiB: \
+        "assigned devices need all of guest memory locked, {needed} KiB with what is locked already, \
+         but the limit is {limit} KiB: \
          raise it with `ulimit -l {needed}` as root, LimitMEMLOCK={needed}K in a systemd unit, \
          or a memlock line in /etc/security/limits.conf"
     )]
     LockLimit {
-        /// KiB of guest memory.
+        /// KiB of guest memory, and of what is locked already.
         needed: u64,
         /// KiB that this process may lock.
         limit: u64,
@@ -85,13 +86,15 @@ pub enum PinError {
 
 /// Maps all of `ram` for the devices behind `mapper`, calling `progress` with the bytes done
 /// and in all, first with none done and then after each chunk. If a chunk fails, those before
-/// it are unmapped again.
+/// it are unmapped again; if this process may not lock as much, none is mapped.
 pub fn pin_memory(
     mapper: Arc<dyn HostMapper>,
     ram: Arc<GuestMemoryMmap<()>>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<PinnedMemory, PinError> {
     let total = ram.iter().map(|region| region.len()).sum();
+    let limit = LockLimit::of_this_process();
+    limit.check(total >> 10)?;
     let mut pinned = PinnedMemory {
         mapper: Arc::clone(&mapper),
         mapped: Vec::new(),
@@ -107,7 +110,7 @@ pub fn pin_memory(
             // SAFETY: `host..host + len` lies in a region of `ram`, which `pinned` keeps
             // until it has unmapped it.
             unsafe { mapper.map(chunk.start, host, len, true) }
-                .map_err(|error| explain(error, total >> 10, LockLimit::of_this_process()))?;
+                .map_err(|error| explain(error, total >> 10, limit))?;
             pinned.mapped.push(chunk);
             done += len;
             progress(done, total);
@@ -132,7 +135,8 @@ fn chunks(start: u64, len: u64) -> impl Iterator<Item = Range<u64>> {
 enum LockLimit {
     /// CAP_IPC_LOCK or no limit.
     None,
-    KiB(u64),
+    /// So many, beside what is locked already.
+    KiB { limit: u64, locked: u64 },
 }
 
 impl LockLimit {
@@ -142,9 +146,33 @@ impl LockLimit {
         if soft == libc::RLIM_INFINITY || may_lock_anything(&status) {
             Self::None
         } else {
-            Self::KiB(soft >> 10)
+            Self::KiB {
+                limit: soft >> 10,
+                locked: locked_kib(&status),
+            }
         }
     }
+
+    /// Whether `needed` KiB more may be locked.
+    fn check(self, needed: u64) -> Result<(), PinError> {
+        match self {
+            Self::KiB { limit, locked } if limit.saturating_sub(locked) < needed => {
+                let needed = needed.saturating_add(locked);
+                Err(PinError::LockLimit { needed, limit })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What this process has locked, by mlock and by type1 (VmLck) and by iommufd (VmPin).
+fn locked_kib(status: &str) -> u64 {
+    let kib = |key: &str| -> u64 {
+        let line = status.lines().find_map(|line| line.strip_prefix(key));
+        line.and_then(|rest| rest.split_whitespace().next()?.parse().ok())
+            .unwrap_or(0)
+    };
+    kib("VmLck:").saturating_add(kib("VmPin:"))
 }
 
 /// CAP_IPC_LOCK (bit 14) in the effective set of a `/proc/PID/status`.
@@ -161,10 +189,10 @@ fn may_lock_anything(status: &str) -> bool {
 /// an address outside the IOMMU's valid ranges.
 fn explain(error: MapError, needed: u64, limit: LockLimit) -> PinError {
     match (error.source.raw_os_error(), limit) {
-        (Some(libc::ENOMEM), LockLimit::KiB(limit)) if limit < needed => {
-            PinError::LockLimit { needed, limit }
-        }
-        (Some(libc::ENOMEM), _) => PinError::NoMemory { needed },
+        (Some(libc::ENOMEM), limit) => match limit.check(needed) {
+            Err(error) => error,
+            Ok(()) => PinError::NoMemory { needed },
+        },
         (Some(libc::EINVAL | libc::ERANGE), _) => PinError::Address {
             address: error.iova,
             source: error,
@@ -271,12 +299,13 @@ mod tests {
             len: 4096,
             source: io::Error::from_raw_os_error(errno),
         };
-        let text = explain(failed(libc::ENOMEM), 4 << 20, LockLimit::KiB(8192)).to_string();
+        let limited = |limit| LockLimit::KiB { limit, locked: 0 };
+        let text = explain(failed(libc::ENOMEM), 4 << 20, limited(8192)).to_string();
         assert!(
             text.contains("limit is 8192 KiB") && text.contains("ulimit -l 4194304"),
             "{text}"
         );
-        for limit in [LockLimit::None, LockLimit::KiB(4 << 20)] {
+        for limit in [LockLimit::None, limited(4 << 20)] {
             assert!(matches!(
                 explain(failed(libc::ENOMEM), 4 << 20, limit),
                 PinError::NoMemory { .. }
@@ -286,6 +315,20 @@ mod tests {
             explain(failed(libc::EEXIST), 1, LockLimit::None),
             PinError::Map(_)
         ));
+    }
+
+    #[test]
+    fn what_is_locked_already_counts() {
+        let status = "VmLck:\t     100 kB\nVmPin:\t      28 kB\n";
+        let locked = locked_kib(status);
+        assert_eq!((locked, locked_kib("")), (128, 0));
+        let limit = LockLimit::KiB {
+            limit: 1152,
+            locked,
+        };
+        assert!(limit.check(1024).is_ok() && LockLimit::None.check(u64::MAX).is_ok());
+        let text = limit.check(1025).unwrap_err().to_string();
+        assert!(text.contains("ulimit -l 1153"), "{text}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod interface;
 mod kvm_vfio;
 mod open;
+mod peers;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use crate::host::Host;
 
 pub use interface::OtherInterface;
 use open::HostSide;
+pub use peers::Peers;
 
 /// How long a vCPU may take to be done with a device that it no longer finds.
 const LAST_ACCESS: Duration = Duration::from_secs(5);
@@ -41,6 +43,7 @@ pub struct Assigner {
     side: Mutex<Side>,
     resets: ResetSet,
     routes: Arc<dyn MsiRoutes>,
+    peers: Arc<Peers>,
 }
 
 struct Side {
@@ -59,6 +62,7 @@ impl Assigner {
             }),
             resets: ResetSet::new(),
             routes: fabric.routes.clone(),
+            peers: fabric.peers.clone(),
         }
     }
 
@@ -76,6 +80,7 @@ impl Assigner {
         match self.make(wanted, &opened) {
             Ok(taken) => {
                 side.open += taken.len();
+                self.tell_peers(&side);
                 Ok(taken)
             }
             Err(error) => {
@@ -84,6 +89,13 @@ impl Assigner {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Devices reach each other's memory as long as there are several.
+    fn tell_peers(&self, side: &Side) {
+        if let Some(mapper) = side.host.mapper() {
+            self.peers.set_devices(&mapper, side.open);
         }
     }
 
@@ -118,6 +130,7 @@ impl Assigner {
 
     /// Unmaps the guest's memory. For the end of the machine, when all devices are released.
     pub fn end(&self) {
+        self.peers.forget();
         self.side().host.left();
     }
 
@@ -127,6 +140,7 @@ impl Assigner {
         taken.iter().for_each(|taken| taken.device.release());
         let mut side = self.side();
         side.open = side.open.saturating_sub(taken.len());
+        self.tell_peers(&side);
         if side.open == 0 {
             side.host.left();
         }

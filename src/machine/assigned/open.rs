@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use devices::dma::GuestRam;
 use devices::vfio::{Candidate, KernelDevice};
-use iommu::host::{PinnedMemory, pin_memory};
+use iommu::host::{HostMapper, PinnedMemory, pin_memory};
 use kvm_ioctls::VmFd;
 
 use super::interface::{self, Interface};
@@ -78,6 +78,12 @@ impl HostSide {
             interface,
         });
         Ok(devices)
+    }
+
+    /// What maps memory for the devices, while there are some.
+    pub fn mapper(&self) -> Option<Arc<dyn HostMapper>> {
+        let occupied = self.occupied.as_ref()?;
+        Some(occupied.interface.mapper())
     }
 
     /// Unmaps the guest's memory. To be called before the last open device is closed, with

@@ -7,6 +7,7 @@ use pci::{
 };
 
 use super::*;
+use crate::machine::assigned::Peers;
 use crate::machine::bus::Bus;
 use crate::machine::installer::MemoryMap;
 
@@ -125,6 +126,7 @@ fn rig_of(memory: Option<Arc<dyn MemoryMap>>, first: Arc<dyn PciDevice>) -> Opti
         io: io.clone(),
         mmio: mmio.clone(),
         slots: Arc::default(),
+        peers: Arc::<Peers>::default(),
     };
     let host_bridge = Arc::new(HostBridge::new(Some(ECAM_BASE)));
     let behind = Tagged::new(0xbb);

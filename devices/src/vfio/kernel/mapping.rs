@@ -91,6 +91,10 @@ impl Mapping for DeviceMapping {
     fn writable(&self) -> bool {
         self.writable
     }
+
+    fn is_device(&self) -> bool {
+        true
+    }
 }
 
 /// Address space that is reserved and not yet used.

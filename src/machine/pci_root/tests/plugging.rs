@@ -24,6 +24,7 @@ fn slot() -> Option<Slot> {
         io: io.clone(),
         mmio: mmio.clone(),
         slots: Arc::default(),
+        peers: Arc::<Peers>::default(),
     };
     let host_bridge = Arc::new(HostBridge::new(Some(ECAM_BASE)));
     let port = Arc::new(RootPort::new(RootPortConfig::empty(1).hot_plug()).unwrap());

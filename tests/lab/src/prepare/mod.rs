@@ -66,7 +66,11 @@ pub fn prepare() -> Result<Prepared> {
 
 /// Makes the machine ready, with the tailored kernel.
 pub fn prepare_with_tailored_kernel() -> Result<Prepared> {
-    prepare_with(|directory, sources| tailored::find_or_build(directory, sources).map(Some))
+    prepare_with(|directory, sources| {
+        fs::create_dir_all(directory).path(directory)?;
+        let _held = hold(directory, "lock")?;
+        tailored::find_or_build(directory, sources).map(Some)
+    })
 }
 
 fn prepare_with(
@@ -74,10 +78,7 @@ fn prepare_with(
 ) -> Result<Prepared> {
     let cache = cache_directory()?;
     // Two runs at once must not both install: the second waits, then finds all in place.
-    let lock = File::create(cache.join("lock")).path(&cache)?;
-    let _held = Flock::lock(lock, FlockArg::LockExclusive)
-        .map_err(|(_, error)| error)
-        .path(&cache)?;
+    let held = hold(&cache, "lock")?;
     let sources = Sources {
         tools: Apt::of_this_machine(cache.join("apt")),
         parts: Apt::of_parts(cache.join("apt-parts")),
@@ -85,12 +86,21 @@ fn prepare_with(
     sources.tools.install_missing()?;
     let qemu = qemu::find_or_fetch(&cache.join("qemu"), &sources.parts)?;
     let kernel = Kernel::find_or_fetch(&cache.join("kernel"), &sources.parts)?;
+    // The build of a kernel keeps nobody waiting who does not want it.
+    drop(held);
     let tailored = tailored(&cache.join("host-kernel"), &sources)?;
     Ok(Prepared {
         kernel,
         tailored,
         qemu,
     })
+}
+
+fn hold(cache: &Path, name: &str) -> Result<Flock<File>> {
+    let lock = File::create(cache.join(name)).path(cache)?;
+    Flock::lock(lock, FlockArg::LockExclusive)
+        .map_err(|(_, error)| error)
+        .path(cache)
 }
 
 /// Runs one step of the preparation and prints one line for it, with the time it took.
