@@ -177,9 +177,14 @@ impl RootPort {
         let _ = self.wires.set(wires);
     }
 
-    /// Something was put into the hot-plug slot. It answers once software has given it power.
+    /// Something was put into the hot-plug slot, and the attention button pressed for it, as
+    /// whoever puts a board in does: software that sees a button waits for it. The board answers
+    /// once it has been given power.
     pub fn insert(&self) {
-        self.change(|state| state.set_occupied(true));
+        self.change(|state| {
+            state.set_occupied(true);
+            state.press_attention();
+        });
     }
 
     /// What was in the hot-plug slot is gone.
@@ -188,9 +193,9 @@ impl RootPort {
     }
 
     /// The attention button of the hot-plug slot is pressed: somebody would like to have what
-    /// is in it.
+    /// is in it, if it has power.
     pub fn press_attention(&self) {
-        self.change(|state| state.slot().press_attention());
+        self.change(State::press_attention);
     }
 
     /// Software gives the slot power.
@@ -252,6 +257,12 @@ impl State {
         if self.hot_plug {
             self.occupied = occupied;
             self.slot().set_occupied(occupied);
+        }
+    }
+
+    fn press_attention(&mut self) {
+        if self.hot_plug {
+            self.slot().press_attention();
         }
     }
 

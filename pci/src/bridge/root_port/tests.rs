@@ -151,6 +151,8 @@ fn a_slot_without_hot_plug_has_no_controls_and_no_events() {
     let express = find(&port, 0x10);
     assert_eq!(read(&port, express + 0x14, 2) & 0x7f, 0);
     port.take_out();
+    port.insert();
+    port.press_attention();
     assert_eq!(read(&port, express + 0x1a, 2), PRESENT);
     assert!(!port.is_shut());
 }
@@ -167,7 +169,7 @@ fn what_comes_is_told_and_answers_once_it_has_power() {
 
     rig.port.insert();
     assert_eq!(rig.heard(), [Heard::Message(MESSAGE)]);
-    assert_eq!(rig.events(), PRESENT | PRESENCE_CHANGED);
+    assert_eq!(rig.events(), PRESENT | PRESENCE_CHANGED | PRESSED);
     assert!(rig.port.is_shut() && !rig.is_link_up());
 
     let changes = rig.control(ON | ALL_EVENTS);
@@ -211,7 +213,10 @@ fn what_is_torn_out_takes_the_link_down() {
     assert_eq!(rig.events(), PRESENCE_CHANGED | LINK_CHANGED);
     rig.port.insert();
     assert!(!rig.port.is_shut(), "the slot still has power");
-    assert_eq!(rig.events(), PRESENT | PRESENCE_CHANGED | LINK_CHANGED);
+    assert_eq!(
+        rig.events(),
+        PRESENT | PRESENCE_CHANGED | PRESSED | LINK_CHANGED
+    );
 }
 
 #[test]
