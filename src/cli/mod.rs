@@ -10,6 +10,7 @@ mod log;
 mod page;
 mod progress;
 mod sriov;
+mod table;
 
 use std::ffi::OsString;
 

@@ -40,6 +40,11 @@ impl From<Id> for String {
     }
 }
 
+/// Checks an id that comes without a flag.
+pub fn check_id(text: &str) -> Result<(), String> {
+    text.parse::<Id>().map(drop)
+}
+
 /// The id of a card that was given none: the machine's card of this number.
 pub(super) fn of_card(number: usize) -> String {
     format!("net{number}")

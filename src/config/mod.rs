@@ -33,6 +33,7 @@ use crate::memory::HugePages;
 pub use control::{Control, ControlSpec};
 pub use device::{AssignSpec, DeviceSpec, Interface, MemorySpec, NetSpec};
 pub use file::{FileError, load};
+pub use id::check_id;
 pub use on_error::OnError;
 pub use option::OptionError;
 pub use origin::{Given, Origin};
