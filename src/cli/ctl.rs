@@ -4,8 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use super::CliError;
+use super::flags::read;
 use super::page::Page;
 use super::table::{self, Column, column, none};
+use crate::config::{AssignSpec, NetSpec};
 use crate::control::{AddRequest, Added, Client, ClientError, Listed, Listing, Request};
 
 pub(super) const AFTER_CTL: &str = "\
@@ -66,6 +69,17 @@ struct Device {
     /// A network card, with the options of sluice run --net
     #[arg(long, value_name = "tap=…|user[,…]")]
     net: Option<String>,
+}
+
+impl Ctl {
+    /// Finds out what no machine would understand before one is asked.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        if let Verb::Add(Add { device, .. }) = &self.verb {
+            read::<AssignSpec>("--assign", device.assign.as_slice())?;
+            read::<NetSpec>("--net", device.net.as_slice())?;
+        }
+        Ok(())
+    }
 }
 
 /// Asks the machine, and says what came of it.

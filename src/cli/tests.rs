@@ -127,6 +127,10 @@ fn wrong_input_is_one_clear_line() {
             "--control: @/disk is there already and is no socket; remove it",
         ),
         (
+            "ctl @/ctl add --assign 02:10",
+            "--assign 02:10: BDF: '02:10' is not a PCI address",
+        ),
+        (
             "ctl @/ctl remove",
             "the following required arguments were not provided: <ID>",
         ),
