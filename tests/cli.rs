@@ -428,3 +428,35 @@ fn a_machine_that_is_not_running() {
         &["no machine listens at", "ctl", "refused"],
     );
 }
+
+#[test]
+fn a_machine_that_is_running() {
+    let desk = Desk::new();
+    let socket = format!("path={},ports=2", desk.path("ctl").display());
+    let Some(mut guest) = Guest::start("serial", "bytes=1", &["--control", &socket]) else {
+        return;
+    };
+    guest.expect("READY\n");
+    let mode = fs::metadata(desk.path("ctl"))
+        .expect("a socket")
+        .permissions();
+    assert_eq!(mode.mode() & 0o7777, 0o600);
+    let ctl = |arguments: &str| {
+        let mut command = Command::new(SLUICE);
+        command.arg("ctl").arg(desk.path("ctl"));
+        command.args(arguments.split(' '));
+        command
+    };
+    let list = ctl("list").output().expect("it starts");
+    assert!(list.status.success());
+    assert_eq!(
+        String::from_utf8_lossy(&list.stdout),
+        "Nothing is plugged in.\nFree root ports: 1, 2\n"
+    );
+    desk.fails(&mut ctl("remove disk"), &["disk", "list"]);
+    desk.fails(&mut ctl("add --assign 0000:fe:1f.7"), &["0000:fe:1f.7"]);
+    desk.fails_with("--control path=@/ctl", &["--control", "another process"]);
+    guest.send(b"x");
+    guest.passes();
+    assert!(!desk.path("ctl").exists());
+}
