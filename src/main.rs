@@ -35,7 +35,7 @@ fn sluice() -> Result<ExitCode, Box<dyn Error>> {
         }
         Command::Bind(flags) => show(&cli::bind(&flags)?),
         Command::Release(flags) => show(&cli::release(&flags)?),
-        Command::Ctl(flags) => show(&cli::ctl(&flags)?),
+        Command::Ctl(flags) => show(&cli::ctl(&flags, Page::stdout())?),
         Command::Sriov(flags, settings) => show(&cli::sriov(&flags, &settings)?),
     }
     Ok(ExitCode::SUCCESS)

@@ -387,3 +387,76 @@ fn a_socket_is_gone_after_an_error() {
     command.args(["run", "--kernel"]).arg(&kernel);
     desk.fails(command.args(["--serial", &taken]), &["disk.img"]);
 }
+
+#[test]
+fn the_control_socket() {
+    let desk = Desk::new();
+    desk.fails_with("--control @/ctl", &["--control", "known: path, ports"]);
+    desk.fails_with("--control path=@/disk.img", &["--control", "disk.img"]);
+    desk.fails_with("--control path=@/no/ctl", &["--control", "/no"]);
+    desk.fails_with("--control path=@/ctl,ports=33", &["--control", "33"]);
+    let long = format!("--control path=@/{}", "x".repeat(120));
+    desk.fails_with(&long, &["--control", "too long"]);
+    let live = std::os::unix::net::UnixListener::bind(desk.path("ctl")).expect("a socket");
+    desk.fails_with("--control path=@/ctl", &["--control", "another process"]);
+    drop(live);
+}
+
+#[test]
+fn a_machine_that_is_not_running() {
+    let desk = Desk::new();
+    let ctl = |socket: &str, arguments: &str| {
+        let mut command = Command::new(SLUICE);
+        command.arg("ctl").arg(desk.path(socket));
+        command.args(desk.words(arguments));
+        command
+    };
+    let nobody = ["no machine listens at", "ctl", "No such file"];
+    desk.fails(&mut ctl("ctl", "list"), &nobody);
+    desk.fails(&mut ctl("ctl", "list --json"), &nobody);
+    desk.fails(&mut ctl("ctl", "remove a --force"), &nobody);
+    desk.fails(&mut ctl("ctl", "add --net user"), &nobody);
+    desk.fails(
+        &mut ctl("disk.img", "list"),
+        &["no machine listens at", "disk.img", "refused"],
+    );
+    desk.fails(&mut ctl("ctl", "add --assign lp0"), &["--assign", "lp0"]);
+    desk.fails(&mut ctl("ctl", "add"), &["--assign", "--net"]);
+    drop(std::os::unix::net::UnixListener::bind(desk.path("ctl")).expect("a socket"));
+    desk.fails(
+        &mut ctl("ctl", "list"),
+        &["no machine listens at", "ctl", "refused"],
+    );
+}
+
+#[test]
+fn a_machine_that_is_running() {
+    let desk = Desk::new();
+    let socket = format!("path={},ports=2", desk.path("ctl").display());
+    let Some(mut guest) = Guest::start("serial", "bytes=1", &["--control", &socket]) else {
+        return;
+    };
+    guest.expect("READY\n");
+    let mode = fs::metadata(desk.path("ctl"))
+        .expect("a socket")
+        .permissions();
+    assert_eq!(mode.mode() & 0o7777, 0o600);
+    let ctl = |arguments: &str| {
+        let mut command = Command::new(SLUICE);
+        command.arg("ctl").arg(desk.path("ctl"));
+        command.args(arguments.split(' '));
+        command
+    };
+    let list = ctl("list").output().expect("it starts");
+    assert!(list.status.success());
+    assert_eq!(
+        String::from_utf8_lossy(&list.stdout),
+        "Nothing is plugged in.\nFree root ports: 1, 2\n"
+    );
+    desk.fails(&mut ctl("remove disk"), &["disk", "list"]);
+    desk.fails(&mut ctl("add --assign 0000:fe:1f.7"), &["0000:fe:1f.7"]);
+    desk.fails_with("--control path=@/ctl", &["--control", "another process"]);
+    guest.send(b"x");
+    guest.passes();
+    assert!(!desk.path("ctl").exists());
+}

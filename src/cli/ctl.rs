@@ -1,11 +1,14 @@
 //! `sluice ctl`: a running machine, from outside.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use console::{Alignment, measure_text_width, pad_str};
 
+use super::CliError;
+use super::flags::read;
+use super::page::Page;
+use super::table::{self, Column, column, none};
+use crate::config::{AssignSpec, NetSpec};
 use crate::control::{AddRequest, Added, Client, ClientError, Listed, Listing, Request};
 
 pub(super) const AFTER_CTL: &str = "\
@@ -68,8 +71,19 @@ struct Device {
     net: Option<String>,
 }
 
+impl Ctl {
+    /// Finds out what no machine would understand before one is asked.
+    pub(super) fn check(&self) -> Result<(), CliError> {
+        if let Verb::Add(Add { device, .. }) = &self.verb {
+            read::<AssignSpec>("--assign", device.assign.as_slice())?;
+            read::<NetSpec>("--net", device.net.as_slice())?;
+        }
+        Ok(())
+    }
+}
+
 /// Asks the machine, and says what came of it.
-pub fn ctl(flags: &Ctl) -> Result<String, ClientError> {
+pub fn ctl(flags: &Ctl, page: Page) -> Result<String, ClientError> {
     let mut client = Client::connect(&flags.socket)?;
     let strange = |source| ClientError::Strange {
         path: flags.socket.clone(),
@@ -80,7 +94,9 @@ pub fn ctl(flags: &Ctl) -> Result<String, ClientError> {
         Verb::Add(_) => added(&serde_json::from_value(answer).map_err(strange)?),
         Verb::Remove { .. } => String::new(),
         Verb::List { json: true } => format!("{answer:#}\n"),
-        Verb::List { json: false } => table(&serde_json::from_value(answer).map_err(strange)?),
+        Verb::List { json: false } => {
+            listed(&serde_json::from_value(answer).map_err(strange)?, page)
+        }
     })
 }
 
@@ -105,44 +121,25 @@ fn added(added: &Added) -> String {
     }
 }
 
-fn table(listing: &Listing) -> String {
-    let heading = ["PORT", "ID", "STATE", "GUEST", "NAME"].map(str::to_owned);
-    let row = |listed: &Listed| {
-        let Listed {
-            id,
-            name,
-            port,
-            guest,
-            state,
-            ..
-        } = listed.clone();
-        let guest = guest.unwrap_or_else(|| "-".to_owned());
-        [port.to_string(), id, state, guest, name]
-    };
-    let rows: Vec<_> = std::iter::once(heading)
-        .chain(listing.devices.iter().map(row))
-        .collect();
-    let width = |column: usize| {
-        let widths = rows.iter().map(|row| measure_text_width(&row[column]));
-        widths.max().unwrap_or(0)
-    };
-    let widths: Vec<_> = (0..5).map(width).collect();
-    let mut text = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths);
-        let cells: Vec<_> = cells
-            .map(|(cell, width)| pad_str(cell, *width, Alignment::Left, None).into_owned())
-            .collect();
-        // Writing to a string does not fail.
-        let _ = writeln!(text, "{}", cells.join("  ").trim_end());
-    }
-    let free: Vec<_> = listing.free_ports.iter().map(u8::to_string).collect();
-    let free = match free.as_slice() {
+const COLUMNS: [Column<Listed>; 4] = [
+    column(0, "PORT", |d| d.port.to_string()),
+    column(0, "ID", |d| d.id.clone()),
+    column(0, "STATE", |d| d.state.clone()),
+    column(1, "GUEST", |d| d.guest.clone().unwrap_or_else(none)),
+];
+
+fn listed(listing: &Listing, page: Page) -> String {
+    let ports: Vec<_> = listing.free_ports.iter().map(u8::to_string).collect();
+    let ports = match ports.as_slice() {
         [] => "none".to_owned(),
         ports => ports.join(", "),
     };
-    let _ = writeln!(text, "\nFree root ports: {free}");
-    text
+    let free = page.paragraph("Free root ports: ", &ports);
+    if listing.devices.is_empty() {
+        return format!("Nothing is plugged in.\n{free}");
+    }
+    let rows = table::render(&COLUMNS, &listing.devices, |d| d.name.clone(), page);
+    format!("{rows}\n{free}")
 }
 
 #[cfg(test)]
@@ -150,7 +147,7 @@ mod tests {
     use super::*;
     use crate::cli::golden::assert_golden;
 
-    fn listed(id: &str, port: u8, guest: Option<&str>) -> Listed {
+    fn device(id: &str, port: u8, guest: Option<&str>) -> Listed {
         Listed {
             id: id.to_owned(),
             kind: "assigned".to_owned(),
@@ -166,17 +163,26 @@ mod tests {
     fn a_listing_is_a_table() {
         let listing = Listing {
             devices: vec![
-                listed("0000:01:10.0", 1, Some("01:00.0")),
-                listed("copper", 12, None),
+                device("0000:01:10.0", 1, Some("01:00.0")),
+                device("copper", 12, None),
             ],
             free_ports: vec![2, 3],
         };
-        assert_golden("ctl-list", &table(&listing));
+        for (name, columns) in [("ctl-80.txt", 80), ("ctl-60.txt", 60)] {
+            let text = listed(&listing, Page::of_width(Some(columns)));
+            let widest = text.lines().map(|line| line.chars().count()).max();
+            assert!(widest <= Some(columns), "{widest:?} of {columns}:\n{text}");
+            assert_golden(name, &text);
+        }
+        assert_golden("ctl-pipe.txt", &listed(&listing, Page::of_width(None)));
         let full = Listing {
             devices: Vec::new(),
             free_ports: Vec::new(),
         };
-        assert!(table(&full).ends_with("Free root ports: none\n"));
+        assert_eq!(
+            listed(&full, Page::of_width(Some(80))),
+            "Nothing is plugged in.\nFree root ports: none\n"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod log;
 mod page;
 mod progress;
 mod sriov;
+mod table;
 
 use std::ffi::OsString;
 
@@ -68,7 +69,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Command, C
         flags::Verb::Check => return Ok(Command::Check),
         flags::Verb::Bind(bind) => return Ok(Command::Bind(bind)),
         flags::Verb::Release(release) => return Ok(Command::Release(release)),
-        flags::Verb::Ctl(ctl) => return Ok(Command::Ctl(ctl)),
+        flags::Verb::Ctl(ctl) => {
+            ctl.check()?;
+            return Ok(Command::Ctl(ctl));
+        }
         flags::Verb::Sriov(sriov) => {
             let settings = sriov.settings()?;
             return Ok(Command::Sriov(sriov, settings));

@@ -55,7 +55,8 @@ fn every_flag_reaches_the_machine() {
         "run --kernel @/kernel --initrd @/initrd --cmdline quiet --cpus 4 \
          --memory 2G,hugepages=off --disk path=@/disk,readonly --cdrom path=@/iso \
          --net tap=tap0 --net user,forward=tcp:2222:22 --assign 02:10.0,port=2 \
-         --assign 0000:02:10.2 --vf 02:00.0,mac=02:00:00:00:00:01,port=3 --serial file=@/log --no-reboot",
+         --assign 0000:02:10.2 --vf 02:00.0,mac=02:00:00:00:00:01,port=3 --serial file=@/log --no-reboot \
+         --control path=@/ctl,ports=7",
     );
     assert_eq!(m.kernel, folder.path("kernel"));
     assert_eq!(m.initrd, Some(folder.path("initrd")));
@@ -72,6 +73,8 @@ fn every_flag_reaches_the_machine() {
     assert_eq!((m.assigns[2].port, lent.mac.is_some()), (3, true));
     assert_eq!(m.serial, Serial::File(folder.path("log")));
     assert!(m.no_reboot);
+    let control = m.control.unwrap();
+    assert_eq!((control.path, control.ports), (folder.path("ctl"), 7));
 }
 
 #[test]
@@ -114,6 +117,22 @@ fn wrong_input_is_one_clear_line() {
         (
             "run --kernel @/kernel --assign 02:10",
             "--assign 02:10: BDF: '02:10' is not a PCI address",
+        ),
+        (
+            "run --kernel @/kernel --control @/ctl",
+            "--control @/ctl: unknown option '@/ctl'; known: path, ports",
+        ),
+        (
+            "run --kernel @/kernel --control path=@/disk",
+            "--control: @/disk is there already and is no socket; remove it",
+        ),
+        (
+            "ctl @/ctl add --assign 02:10",
+            "--assign 02:10: BDF: '02:10' is not a PCI address",
+        ),
+        (
+            "ctl @/ctl remove",
+            "the following required arguments were not provided: <ID>",
         ),
         (
             "run --kernel @/kernel --cpus x",

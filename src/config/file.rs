@@ -28,7 +28,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AssignSpec, Cdrom, Control, Disk, Given, MemorySpec, NetSpec, Origin, Serial, Settings, VfSpec,
+    AssignSpec, Cdrom, ControlSpec, Disk, Given, MemorySpec, NetSpec, Origin, Serial, Settings,
+    VfSpec,
 };
 
 /// A file that cannot be used.
@@ -114,7 +115,7 @@ struct Document {
     #[serde(default)]
     vf: Many<VfSpec>,
     serial: One<Either<Serial>>,
-    control: One<Either<Control>>,
+    control: One<Either<ControlSpec>>,
     #[serde(rename = "no-reboot")]
     no_reboot: One<bool>,
 }
@@ -174,7 +175,7 @@ impl Source<'_> {
                 Serial::File(p) => Serial::File(path(p)),
                 Serial::Socket(p) => Serial::Socket(path(p)),
             }),
-            control: self.one("control", d.control, |control| Control {
+            control: self.one("control", d.control, |control| ControlSpec {
                 path: path(control.0.path),
                 ..control.0
             }),
@@ -290,6 +291,7 @@ mod tests {
             cpus = 4
             memory = "4G,hugepages=2M"
             serial = "socket=s"
+            control = "path=ctl,ports=2"
             no-reboot = true
             cdrom = ["path=a.iso", { path = "b.iso" }]
             net = ["tap=tap0"]
@@ -321,7 +323,12 @@ mod tests {
         assert_eq!(s.cdrom[1].value.path, Path::new("/vms/b.iso"));
         assert_eq!(s.net[0].value.backend, NetBackend::Tap("tap0".into()));
         assert!(s.disk[0].value.readonly);
-        assert_eq!(s.disk[0].origin.to_string(), "/vms/vm.toml:12: disk");
+        let control = s.control.unwrap().value;
+        assert_eq!(
+            (control.path.to_str(), control.ports),
+            (Some("/vms/ctl"), Some(2))
+        );
+        assert_eq!(s.disk[0].origin.to_string(), "/vms/vm.toml:13: disk");
         assert_eq!(s.assign[0].value.port, Some(2));
         assert_eq!(s.assign[1].value.device.to_string(), "0000:02:10.2");
         assert_eq!(s.assign[1].value.interface, Interface::Type1);
@@ -334,15 +341,19 @@ mod tests {
     #[test]
     fn tables_say_the_same_as_text() {
         let text = read(
-            "memory = '1G,hugepages=off'\nserial = 'file=x'\n\
-             net = ['user,forward=tcp:1:2', 'tap=t,mac=02:00:00:00:00:01']",
+            "memory = '1G,hugepages=off'\nserial = 'file=x'\ncontrol = 'path=y'\n\
+             assign = ['02:10.0,id=a']\n\
+             net = ['user,forward=tcp:1:2,id=b', 'tap=t,mac=02:00:00:00:00:01']",
         );
         let table = read(
             "memory = { size = '1G', hugepages = 'off' }\nserial = { file = 'x' }\n\
-             net = [{ user = true, forward = ['tcp:1:2'] }, { tap = 't', mac = '02:00:00:00:00:01' }]",
+             control = { path = 'y' }\nassign = [{ bdf = '02:10.0', id = 'a' }]\n\
+             net = [{ user = true, forward = ['tcp:1:2'], id = 'b' }, { tap = 't', mac = '02:00:00:00:00:01' }]",
         );
         assert_eq!(text.memory.unwrap().value, table.memory.unwrap().value);
         assert_eq!(text.serial.unwrap().value, table.serial.unwrap().value);
+        assert_eq!(text.control.unwrap().value, table.control.unwrap().value);
+        assert_eq!(text.assign[0].value, table.assign[0].value);
         for (a, b) in text.net.iter().zip(&table.net) {
             assert_eq!(a.value, b.value);
         }
@@ -418,6 +429,14 @@ mod tests {
             (
                 "[[assign]]\nbdf = '02:00.0'\nport = 99",
                 "vm.toml:1: assign: '99' is no port",
+            ),
+            (
+                "[[assign]]\nbdf = '02:00.0'\nid = 'a b'",
+                "vm.toml:3: assign.id: 'a b' is no id",
+            ),
+            (
+                "control = { path = 'x',\nports = 33 }",
+                "vm.toml:1: control: '33' is no number of ports",
             ),
             ("net = 'user'", "vm.toml:1: net: invalid type"),
             ("cpus = \n", "vm.toml:1: "),

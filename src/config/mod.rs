@@ -9,13 +9,16 @@
 mod control;
 mod device;
 mod file;
+mod id;
 mod interface;
 mod mac;
+mod nets;
 mod on_error;
 mod option;
 mod origin;
 mod ports;
 mod settings;
+mod socket;
 mod validate;
 mod vf;
 
@@ -27,12 +30,15 @@ use devices::vfio::Presentation;
 use crate::host::{HostDevice, Inherited, VfSettings};
 use crate::memory::HugePages;
 
+pub use control::{Control, ControlSpec};
 pub use device::{AssignSpec, DeviceSpec, Interface, MemorySpec, NetSpec};
 pub use file::{FileError, load};
+pub use id::check_id;
 pub use on_error::OnError;
 pub use option::OptionError;
 pub use origin::{Given, Origin};
 pub use settings::Settings;
+pub use socket::{Site, SocketPathError, check_socket_path};
 pub use validate::{ConfigError, Problem};
 pub use vf::{NumberedVf, VfSpec};
 
@@ -72,7 +78,7 @@ pub struct Machine {
     pub assigns: Vec<Assign>,
     /// Where the serial port goes.
     pub serial: Serial,
-    /// How it is controlled when it runs, if it is.
+    /// Where it is controlled while it runs, and its room for devices that come later.
     pub control: Option<Control>,
     /// A reset of the guest ends Sluice instead of starting it again.
     pub no_reboot: bool,
@@ -109,6 +115,9 @@ pub struct Cdrom {
 /// A network card.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Net {
+    /// What the operator calls it: `net0` and so on where nothing is given. No two devices of a
+    /// machine are called the same.
+    pub id: String,
     /// What it is plugged into.
     pub backend: NetBackend,
     /// Its address. Where none is given it is made from the host, the back end and the
@@ -128,6 +137,9 @@ pub enum NetBackend {
 /// A host device given to the guest.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct Assign {
+    /// What the operator calls it: as the host does where nothing is given. No two devices of a
+    /// machine are called the same.
+    pub id: String,
     /// Which device.
     pub device: HostDevice,
     /// The device's own file, if this process was given it.
@@ -147,15 +159,6 @@ pub struct Assign {
     /// The device is a physical function, in whose place a virtual one with these settings
     /// comes before the machine is made.
     pub lent: Option<VfSettings>,
-}
-
-/// How a running machine is controlled.
-#[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
-pub struct Control {
-    /// A UNIX socket that Sluice listens on.
-    pub path: PathBuf,
-    /// How many empty root ports there are, as far as [`MAX_PORT`] allows.
-    pub ports: u8,
 }
 
 /// Where the serial port goes.

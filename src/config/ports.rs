@@ -11,7 +11,7 @@ use devices::vfio::RomSource;
 
 use super::validate::{Once, Problem, check_file, error};
 use super::{
-    Assign, AssignSpec, ConfigError, DeviceSpec, Given, Interface, MAX_PORT, Origin, interface,
+    Assign, AssignSpec, ConfigError, DeviceSpec, Given, Interface, MAX_PORT, Origin, id, interface,
 };
 use crate::host::{Host, HostDevice, Inherited};
 
@@ -31,13 +31,14 @@ struct Slot {
 }
 
 /// Gives every device a port, the one it asks for or the first that nobody does, and a
-/// function number.
+/// function number. `ids` are those of all the machine's devices.
 pub(super) fn assigns(
     given: Vec<Given<AssignSpec>>,
     host: &Host,
+    ids: &mut Once<String>,
 ) -> Result<Vec<Assign>, ConfigError> {
     let (interface, iommufd) = interface::agree(&given, host)?;
-    let wishes = identify(given, host)?;
+    let wishes = identify(given, host, ids)?;
     let mut slots: Vec<Slot> = Vec::new();
     // Those that ask first: the others may belong with them.
     let (asking, others): (Vec<_>, Vec<_>) = wishes
@@ -61,7 +62,11 @@ pub(super) fn assigns(
 }
 
 /// Finds out which devices are meant, none of them twice.
-fn identify(given: Vec<Given<AssignSpec>>, host: &Host) -> Result<Vec<Given<Wish>>, ConfigError> {
+fn identify(
+    given: Vec<Given<AssignSpec>>,
+    host: &Host,
+    ids: &mut Once<String>,
+) -> Result<Vec<Given<Wish>>, ConfigError> {
     let (mut devices, mut descriptors) = (Once::new(), Once::new());
     let mut wishes = Vec::new();
     for Given { value, origin } in given {
@@ -81,12 +86,17 @@ fn identify(given: Vec<Given<AssignSpec>>, host: &Host) -> Result<Vec<Given<Wish
         if let RomSource::File(path) = &value.presentation.rom {
             check_file(path).map_err(|problem| error(&origin, problem))?;
         }
+        let wish = Wish {
+            device,
+            file,
+            spec: value,
+        };
+        // What is yet to be lent will be called by its own address.
+        if wish.spec.lent.is_none() || wish.spec.id.is_some() {
+            ids.check(wish.id(), &origin, || format!("id={}", wish.id()))?;
+        }
         wishes.push(Given {
-            value: Wish {
-                device,
-                file,
-                spec: value,
-            },
+            value: wish,
             origin,
         });
     }
@@ -94,8 +104,14 @@ fn identify(given: Vec<Given<AssignSpec>>, host: &Host) -> Result<Vec<Given<Wish
 }
 
 impl Wish {
+    fn id(&self) -> String {
+        let own = || id::of_device(self.device);
+        self.spec.id.clone().unwrap_or_else(own)
+    }
+
     fn placed(self, port: u8, function: u8) -> Assign {
         Assign {
+            id: self.id(),
             device: self.device,
             file: self.file,
             // What all agree on, which is the caller's to fill in.
@@ -232,7 +248,7 @@ mod tests {
         let given = wanted
             .iter()
             .map(|text| Given::by_flag("--assign", text.parse().unwrap()));
-        let assigns = assigns(given.collect(), &host().host());
+        let assigns = assigns(given.collect(), &host().host(), &mut Once::new());
         let shown = |a: &Assign| format!("{}.{}={}", a.port, a.function, short(a.device));
         assigns
             .map(|all| all.iter().map(shown).collect())
@@ -251,7 +267,7 @@ mod tests {
     fn each_virtual_function_that_is_lent_has_a_port_of_its_own() {
         let vf = |text: &str| Given::by_flag("--vf", text.parse::<VfSpec>().unwrap().0);
         let place = |given: Vec<_>| {
-            let assigns = assigns(given, &host().host());
+            let assigns = assigns(given, &host().host(), &mut Once::new());
             let shown = |a: &Assign| format!("{}.{} {}", a.port, a.function, a.lent.is_some());
             assigns
                 .map(|all| all.iter().map(shown).collect::<Vec<_>>())
@@ -326,7 +342,8 @@ mod tests {
             let given = texts
                 .iter()
                 .map(|text| Given::by_flag("--assign", text.parse().unwrap()));
-            assigns(given.collect(), &tree.host()).map_err(|e| e.problem.to_string())
+            assigns(given.collect(), &tree.host(), &mut Once::new())
+                .map_err(|e| e.problem.to_string())
         };
         let open = || format!("fd={}", inherited_null());
         let with_iommufd = format!("{},iommufd={}", open(), inherited_null());

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{AssignSpec, Cdrom, Control, Disk, Given, MemorySpec, NetSpec, Serial, VfSpec};
+use super::{AssignSpec, Cdrom, ControlSpec, Disk, Given, MemorySpec, NetSpec, Serial, VfSpec};
 
 /// Settings as they were given, on the command line or in a file.
 #[derive(Clone, Debug, Default)]
@@ -19,7 +19,7 @@ pub struct Settings {
     pub assign: Vec<Given<AssignSpec>>,
     pub vf: Vec<Given<VfSpec>>,
     pub serial: Option<Given<Serial>>,
-    pub control: Option<Given<Control>>,
+    pub control: Option<Given<ControlSpec>>,
     pub no_reboot: Option<Given<bool>>,
 }
 

@@ -7,11 +7,9 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use devices::net::Protocol;
-
 use super::{
     Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_NETS, MAX_PORT, MIN_MEMORY, Machine, Memory,
-    MemorySpec, Net, NetBackend, NetSpec, Origin, Settings, mac, ports,
+    MemorySpec, Origin, Settings, SocketPathError, control, nets, ports,
 };
 use crate::host::{DescriptorError, Host, HostDevice};
 use crate::memory::{HugePages, display_size};
@@ -108,6 +106,17 @@ pub enum Problem {
     /// All ports are taken.
     #[error("no port is left for {0}; a machine has {MAX_PORT}")]
     NoPort(HostDevice),
+    /// More empty ports than are left.
+    #[error("{ports} empty ports are not left; a machine has {MAX_PORT}, so write at most {left}")]
+    TooManyPorts {
+        /// How many are asked for.
+        ports: u8,
+        /// How many there are.
+        left: u8,
+    },
+    /// No socket can be made there.
+    #[error(transparent)]
+    Socket(#[from] SocketPathError),
     /// A descriptor that is no device.
     #[error(transparent)]
     Descriptor(#[from] DescriptorError),
@@ -157,6 +166,9 @@ impl Settings {
             value: vf.value.0,
             origin: vf.origin,
         }));
+        let mut ids = Once::new();
+        let assigns = ports::assigns(assigns, &Host::this_machine(), &mut ids)?;
+        let nets = nets::nets(self.net, &nets::host_identity(), &mut ids)?;
         Ok(Machine {
             kernel: kernel.value,
             initrd: self.initrd.map(|g| g.value),
@@ -165,10 +177,10 @@ impl Settings {
             memory: memory(self.memory)?,
             disks: self.disk.into_iter().map(|g| g.value).collect(),
             cdroms: self.cdrom.into_iter().map(|g| g.value).collect(),
-            nets: nets(self.net, &host_identity())?,
-            assigns: ports::assigns(assigns, &Host::this_machine())?,
+            nets,
+            control: control::control(self.control, &assigns)?,
+            assigns,
             serial: self.serial.map(|g| g.value).unwrap_or_default(),
-            control: self.control.map(|g| g.value),
             no_reboot: self.no_reboot.is_some_and(|g| g.value),
         })
     }
@@ -337,66 +349,6 @@ impl<K: Eq + Hash> Once<K> {
             )),
         }
     }
-}
-
-impl NetSpec {
-    /// The card that is plugged into a running machine under this name.
-    pub fn plugged_as(self, id: &str) -> Result<Net, Problem> {
-        let NetSpec { backend, mac } = self;
-        if let NetBackend::Tap(name) = &backend
-            && !interface_name(name)
-        {
-            return Err(Problem::TapName(name.clone()));
-        }
-        let mac = mac.unwrap_or_else(|| mac::derived(&[&host_identity(), "plugged", id]));
-        Ok(Net { backend, mac })
-    }
-}
-
-fn nets(given: Vec<Given<NetSpec>>, host: &str) -> Result<Vec<Net>, ConfigError> {
-    if let Some(extra) = given.get(MAX_NETS) {
-        return Err(error(&extra.origin, Problem::TooManyNets(given.len())));
-    }
-    let (mut taps, mut macs) = (Once::new(), Once::new());
-    let mut ports = Once::<(Protocol, u16)>::new();
-    let mut nets = Vec::new();
-    for (index, Given { value, origin }) in given.into_iter().enumerate() {
-        let NetSpec { backend, mac } = value;
-        let name = match &backend {
-            NetBackend::Tap(name) => {
-                if !interface_name(name) {
-                    return Err(error(&origin, Problem::TapName(name.clone())));
-                }
-                taps.check(name.clone(), &origin, || format!("TAP {name}"))?;
-                name.as_str()
-            }
-            NetBackend::User(forwards) => {
-                for f in forwards {
-                    let what = || format!("forward={f}: the host's port");
-                    ports.check((f.protocol, f.host), &origin, what)?;
-                }
-                "user"
-            }
-        };
-        let derive = || mac::derived(&[host, name, &index.to_string()]);
-        let mac = mac.unwrap_or_else(derive);
-        macs.check(mac, &origin, || format!("MAC {mac}"))?;
-        nets.push(Net { backend, mac });
-    }
-    Ok(nets)
-}
-
-/// What Linux takes for an interface's name (`dev_valid_name`).
-fn interface_name(name: &str) -> bool {
-    (1..16).contains(&name.len())
-        && name != "."
-        && name != ".."
-        && !name.contains(|c: char| c == '/' || c == ':' || c == '%' || c.is_whitespace())
-}
-
-/// The host's identity, so that derived MACs differ between hosts on one network.
-fn host_identity() -> String {
-    fs::read_to_string("/etc/machine-id").unwrap_or_default()
 }
 
 #[cfg(test)]

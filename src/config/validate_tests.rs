@@ -227,3 +227,112 @@ fn flags_win_over_the_file() {
     assert_eq!(both.cmdline.unwrap().value, "quiet");
     assert_eq!(both.assign.len(), 1);
 }
+
+#[test]
+fn a_controlled_machine_has_empty_ports() {
+    let folder = Folder::new();
+    let control = |assigned: usize, ports: &str| {
+        let mut s = folder.settings();
+        let devices = (0..assigned).map(|n| format!("{:02x}:{:02x}.0", n / 32, n % 32));
+        s.assign = devices
+            .map(|device| Given::by_flag("--assign", device.parse().unwrap()))
+            .collect();
+        let text = format!("path={}{ports}", folder.path("ctl").display());
+        s.control = given("--control", &[&text]).pop();
+        s
+    };
+    let ports = |assigned, text| {
+        let machine = control(assigned, text).validate().unwrap();
+        let control = machine.control.unwrap();
+        assert_eq!(control.path, folder.path("ctl"));
+        control.ports
+    };
+    assert_eq!(folder.settings().validate().unwrap().control, None);
+    assert_eq!(ports(2, ""), 4);
+    assert_eq!(ports(30, ""), 2);
+    assert_eq!(ports(32, ""), 0);
+    assert_eq!(ports(0, ",ports=32"), 32);
+    assert_eq!(ports(0, ",ports=0"), 0);
+    assert_eq!(
+        line(control(30, ",ports=3")),
+        "--control: 3 empty ports are not left; a machine has 32, so write at most 2"
+    );
+}
+
+#[test]
+fn the_control_socket_has_a_place() {
+    let folder = Folder::new();
+    let at = |path: PathBuf| {
+        let mut s = folder.settings();
+        let text = format!("path={}", path.display());
+        s.control = given("--control", &[&text]).pop();
+        s
+    };
+    let socket = folder.path("ctl");
+    let live = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let error = line(at(socket.clone()));
+    let shown = socket.display();
+    assert_eq!(
+        error,
+        format!("--control: at {shown} another process listens; name another path")
+    );
+    drop(live);
+    assert!(at(socket.clone()).validate().is_ok());
+    assert!(socket.exists(), "a check removes nothing");
+    let error = line(at(folder.path("a.img")));
+    assert!(
+        error.contains("a.img is there already and is no socket"),
+        "{error}"
+    );
+    let error = line(at(folder.path("none/ctl")));
+    assert!(error.contains("there is no folder"), "{error}");
+    let error = line(at(folder.path(&"x".repeat(120))));
+    assert!(error.contains("bytes of at most 107"), "{error}");
+}
+
+#[test]
+fn what_comes_and_goes_has_a_name_of_its_own() {
+    let folder = Folder::new();
+    let with = |assigns: &[&str], nets: &[&str], vfs: &[&str]| {
+        let mut s = folder.settings();
+        s.assign = given("--assign", assigns);
+        s.net = given("--net", nets);
+        s.vf = given("--vf", vfs);
+        s
+    };
+    let vfs = ["03:00.0", "03:00.0,id=c", "03:00.0"];
+    let machine = with(
+        &["02:10.0", "02:10.2,id=a"],
+        &["user", "tap=tap0,id=b"],
+        &vfs,
+    );
+    let mut machine = machine.validate().unwrap();
+    let mut assigned: Vec<_> = machine.assigns.iter().map(|a| a.id.clone()).collect();
+    assigned.sort_unstable();
+    let wanted = ["0000:02:10.0", "0000:03:00.0", "0000:03:00.0", "a", "c"];
+    assert_eq!(assigned, wanted);
+    let cards: Vec<_> = machine.nets.iter().map(|net| net.id.as_str()).collect();
+    assert_eq!(cards, ["net0", "b"]);
+    // What is lent is called by its own address, or as it was told.
+    let lent = machine.assigns.iter_mut().filter(|a| a.lent.is_some());
+    let mut lent: Vec<_> = lent
+        .enumerate()
+        .map(|(number, assign)| {
+            assign.is_lent(format!("03:10.{number}").parse().unwrap());
+            assign.id.clone()
+        })
+        .collect();
+    lent.sort_unstable();
+    assert!(lent[0].starts_with("0000:03:10.") && lent[1].starts_with("0000:03:10."));
+    assert_eq!(lent[2], "c");
+    for (assigns, nets, vfs) in [
+        (&["02:10.0,id=a", "02:10.2,id=a"][..], &[][..], &[][..]),
+        (&["02:10.0,id=a"], &["user,id=a"], &[]),
+        (&["02:10.0,id=a"], &[], &["03:00.0,id=a"]),
+        (&["02:10.0,id=net0"], &["user"], &[]),
+    ] {
+        let error = line(with(assigns, nets, vfs));
+        assert!(error.contains(" is given twice (also at --"), "{error}");
+        assert!(error.contains("id="), "{error}");
+    }
+}

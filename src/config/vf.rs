@@ -100,6 +100,9 @@ fn joined(leading: &str, options: &[String]) -> String {
 impl Assign {
     /// This virtual function is lent to the machine, in the place of the physical one.
     pub fn is_lent(&mut self, function: HostBdf) {
+        if self.id == self.device.to_string() {
+            self.id = function.to_string();
+        }
         self.device = function.into();
         self.lent = None;
     }

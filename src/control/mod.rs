@@ -6,8 +6,10 @@
 mod client;
 #[cfg(test)]
 mod fake;
+mod lines;
 mod protocol;
 mod server;
+mod socket;
 
 use std::time::Duration;
 

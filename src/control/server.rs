@@ -1,13 +1,7 @@
 //! The machine's end of the control socket.
-//!
-//! Only its user may connect: the socket is made in a folder that nobody else may enter, given
-//! its mode there, and then moved to its place. (A umask is the whole process's; a mode set
-//! after binding leaves a moment in between.)
 
-use std::fs::{self, Permissions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,8 +12,11 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
+use super::lines::{self, Line};
 use super::protocol::{MAX_LINE, answer, reply};
+use super::socket::Socket;
 use super::{Code, Control, Refused};
+use crate::config::SocketPathError;
 
 /// How many may be connected at once.
 const CLIENTS: usize = 8;
@@ -29,15 +26,9 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(5);
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// Another process listens there.
-    #[error("{}: another process listens there; give this machine a path of its own", .0.display())]
-    Taken(PathBuf),
-    /// Something else is there.
-    #[error("{}: there is something that is no socket; remove it, or give another path", .0.display())]
-    NoSocket(PathBuf),
-    /// Paths of sockets are short.
-    #[error("{}: the path of a socket can have 107 bytes at most", .0.display())]
-    TooLong(PathBuf),
+    /// None can be at that path.
+    #[error(transparent)]
+    Path(#[from] SocketPathError),
     /// It cannot be made.
     #[error("{}: cannot make a socket there", .path.display())]
     Make {
@@ -54,9 +45,7 @@ pub enum ServerError {
 
 /// A listening control socket, until dropped.
 pub struct Server {
-    path: PathBuf,
-    /// Device and inode, so that another's socket is not removed in the end.
-    identity: Option<(u64, u64)>,
+    socket: Option<Arc<Socket>>,
     end: Arc<EventFd>,
     clients: Arc<Mutex<Clients>>,
     listener: Option<JoinHandle<()>>,
@@ -71,14 +60,10 @@ struct Clients {
 impl Server {
     /// Listens at `path` for what is asked of `machine`.
     pub fn start(path: &Path, machine: Arc<dyn Control>) -> Result<Self, ServerError> {
-        let listener = listen(path)?;
-        let identity = fs::symlink_metadata(path)
-            .ok()
-            .map(|meta| (meta.dev(), meta.ino()));
+        let socket = Arc::new(Socket::listen(path)?);
         let end = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC).map_err(ServerError::Start)?;
         let mut server = Self {
-            path: path.to_owned(),
-            identity,
+            socket: Some(socket.clone()),
             end: Arc::new(end),
             clients: Arc::default(),
             listener: None,
@@ -86,7 +71,7 @@ impl Server {
         let (end, clients) = (server.end.clone(), server.clients.clone());
         let thread = std::thread::Builder::new()
             .name("control".into())
-            .spawn(move || accept(&listener, &end, &clients, &machine))
+            .spawn(move || accept(socket.listener(), &end, &clients, &machine))
             .map_err(ServerError::Start)?;
         server.listener = Some(thread);
         Ok(server)
@@ -95,15 +80,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let now = fs::symlink_metadata(&self.path).ok();
-        if self.identity.is_some() && now.map(|meta| (meta.dev(), meta.ino())) == self.identity {
-            let _ = fs::remove_file(&self.path);
-        }
         // Cannot be full: it is written once.
         let _ = self.end.write(1);
         if let Some(listener) = self.listener.take() {
             let _ = listener.join();
         }
+        // Nobody else shall come and wait.
+        self.socket = None;
         let clients = {
             let mut clients = lock(&self.clients);
             clients.ended = true;
@@ -118,44 +101,6 @@ impl Drop for Server {
 
 fn lock(clients: &Mutex<Clients>) -> MutexGuard<'_, Clients> {
     clients.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn listen(path: &Path) -> Result<UnixListener, ServerError> {
-    if path.as_os_str().len() > 107 {
-        return Err(ServerError::TooLong(path.to_owned()));
-    }
-    make_room(path)?;
-    let make = |source| ServerError::Make {
-        path: path.to_owned(),
-        source,
-    };
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let private =
-        nix::unistd::mkdtemp(&folder.join(".sluice-XXXXXX")).map_err(|errno| make(errno.into()))?;
-    let first = private.join("s");
-    let bound = UnixListener::bind(&first).and_then(|listener| {
-        fs::set_permissions(&first, Permissions::from_mode(0o600))?;
-        fs::rename(&first, path)?;
-        Ok(listener)
-    });
-    let _ = fs::remove_file(&first);
-    let _ = fs::remove_dir(&private);
-    bound.map_err(make)
-}
-
-/// Sees to it that there is nothing at `path`, or a socket that nobody listens at.
-fn make_room(path: &Path) -> Result<(), ServerError> {
-    match fs::symlink_metadata(path) {
-        Ok(meta) if !meta.file_type().is_socket() => Err(ServerError::NoSocket(path.to_owned())),
-        Ok(_) => match UnixStream::connect(path) {
-            Ok(_) => Err(ServerError::Taken(path.to_owned())),
-            Err(_) => Ok(()),
-        },
-        Err(_) => Ok(()),
-    }
 }
 
 fn accept(
@@ -202,7 +147,7 @@ fn welcome(mut stream: UnixStream, clients: &Arc<Mutex<Clients>>, machine: &Arc<
             code: Code::Unavailable,
             message: format!("{CLIENTS} are connected already; close one"),
         };
-        let _ = stream.write_all(reply(&Err(refused)).as_bytes());
+        let _ = stream.write_all(reply(&Err(refused), None).as_bytes());
         return;
     }
     let Ok(own) = stream.try_clone() else { return };
@@ -223,20 +168,16 @@ fn welcome(mut stream: UnixStream, clients: &Arc<Mutex<Clients>>, machine: &Arc<
 fn serve(mut stream: &UnixStream, machine: &dyn Control) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     loop {
-        let mut line = Vec::new();
-        let limit = MAX_LINE as u64 + 1;
-        (&mut reader).take(limit).read_until(b'\n', &mut line)?;
-        if line.is_empty() {
-            return Ok(());
-        }
-        if line.len() > MAX_LINE {
-            let refused = Refused::invalid(format!("a line has {MAX_LINE} bytes at most"));
-            return stream.write_all(reply(&Err(refused)).as_bytes());
-        }
-        if line.trim_ascii().is_empty() {
-            continue;
-        }
-        stream.write_all(answer(&line, machine).as_bytes())?;
+        let said = match lines::next(&mut reader, MAX_LINE)? {
+            Line::End => return Ok(()),
+            Line::Whole(line) if line.trim_ascii().is_empty() => continue,
+            Line::Whole(line) => answer(&line, machine),
+            Line::TooLong => {
+                let why = format!("a line has {MAX_LINE} bytes at most");
+                reply(&Err(Refused::invalid(why)), None)
+            }
+        };
+        stream.write_all(said.as_bytes())?;
     }
 }
 

@@ -1,26 +1,11 @@
-//! One line for each function. Columns in which all have nothing are left out, and those that
-//! do not fit the page, the least wanted first; the name has what is left.
+//! One line for each function, and below what the words under ASSIGNABLE mean.
 
 use super::bar_in_short;
-use crate::cli::page::{Page, fit, width};
+use crate::cli::page::{Page, fit};
+use crate::cli::table::{self, Column, column, none};
 use crate::host::{Member, PciFunction, Surveyed};
 
-struct Column {
-    heading: &'static str,
-    cell: fn(&Surveyed) -> String,
-    /// Columns of greater rank go first; those of rank 0 stay.
-    rank: u8,
-}
-
-const fn column(rank: u8, heading: &'static str, cell: fn(&Surveyed) -> String) -> Column {
-    Column {
-        heading,
-        cell,
-        rank,
-    }
-}
-
-const COLUMNS: [Column; 9] = [
+const COLUMNS: [Column<Surveyed>; 9] = [
     column(0, "ADDRESS", |d| d.function.address.to_string()),
     column(0, "ASSIGNABLE", |d| brief(d).to_owned()),
     column(0, "DRIVER", |d| {
@@ -37,60 +22,12 @@ const COLUMNS: [Column; 9] = [
     column(5, "CLASS", |d| d.function.class_name()),
 ];
 
-const NAME: &str = "NAME";
-/// The name is not cut below this for other columns' sake.
-const NAME_ROOM: usize = 30;
-const GAP: usize = 2;
-
 pub fn render(devices: &[Surveyed], page: Page) -> String {
     if devices.is_empty() {
         return "this host has no PCI devices\n".to_owned();
     }
-    let columns = columns_for(devices, page);
-    let taken: usize = columns.iter().map(|(_, width)| width + GAP).sum();
-    let room = page
-        .width()
-        .map(|all| all.saturating_sub(taken).max(NAME.len()));
-    let line = |cells: &mut dyn Iterator<Item = String>, name: &str| -> String {
-        let mut line = String::new();
-        for (cell, (_, width)) in cells.zip(&columns) {
-            line += &fit(&cell, width + GAP);
-        }
-        line += &room.map_or_else(|| name.to_owned(), |room| fit(name, room));
-        line.trim_end().to_owned() + "\n"
-    };
-    let mut headings = columns.iter().map(|(c, _)| c.heading.to_owned());
-    let mut text = line(&mut headings, NAME);
-    for device in devices {
-        let mut cells = columns.iter().map(|(c, _)| (c.cell)(device));
-        text += &line(&mut cells, &name(&device.function));
-    }
-    text + &legend(devices, page)
-}
-
-/// The columns that fit, and their widths.
-fn columns_for(devices: &[Surveyed], page: Page) -> Vec<(&'static Column, usize)> {
-    let wanted = |column: &Column| {
-        let cells = devices.iter().map(|device| width(&(column.cell)(device)));
-        cells.max().unwrap_or(0).max(column.heading.len())
-    };
-    let says_something = |column: &&Column| {
-        let mut cells = devices.iter().map(|device| (column.cell)(device));
-        column.rank == 0 || cells.any(|cell| cell != none())
-    };
-    let columns = COLUMNS.iter().filter(says_something);
-    let mut columns: Vec<_> = columns.map(|c| (c, wanted(c))).collect();
-    let Some(room) = page.width() else {
-        return columns;
-    };
-    for rank in (1..=COLUMNS.len() as u8).rev() {
-        let taken: usize = columns.iter().map(|(_, width)| width + GAP).sum();
-        if taken + NAME_ROOM <= room {
-            break;
-        }
-        columns.retain(|(column, _)| column.rank != rank);
-    }
-    columns
+    let rows = table::render(&COLUMNS, devices, |d| name(&d.function), page);
+    rows + &legend(devices, page)
 }
 
 fn brief(device: &Surveyed) -> &'static str {
@@ -167,10 +104,6 @@ fn maker(vendor: &str) -> &str {
         name = rest.trim_end_matches(',');
     }
     name
-}
-
-fn none() -> String {
-    "-".to_owned()
 }
 
 /// The group's number and how many devices share it.

@@ -59,6 +59,35 @@ fn a_removal_has_patience_unless_told_otherwise() {
 }
 
 #[test]
+fn a_device_is_called_as_its_description_says() {
+    let fake = Fake::default();
+    ask(&fake, r#"{"do":"add","assign":"02:10.0,id=gpu"}"#);
+    ask(&fake, r#"{"do":"add","net":"user,id=lan"}"#);
+    let added = fake.added.lock().unwrap();
+    let ids: Vec<_> = added.iter().map(|add| add.id.as_deref()).collect();
+    assert_eq!(ids, [Some("gpu"), Some("lan")]);
+}
+
+#[test]
+fn an_address_is_an_id_with_and_without_its_segment() {
+    let said = ask(&Fake::default(), r#"{"do":"remove","id":"02:10.0"}"#);
+    assert!(said.contains("there is no 0000:02:10.0"), "{said}");
+}
+
+#[test]
+fn tags_come_back_even_from_what_is_not_understood() {
+    let tag = |line| {
+        let said: Value = serde_json::from_str(&ask(&Fake::default(), line)).unwrap();
+        said.get("tag").map(Value::to_string)
+    };
+    assert_eq!(tag(r#"{"do":"list"}"#), None);
+    assert_eq!(tag(r#"{"do":"list","tag":7}"#).as_deref(), Some("7"));
+    let list = tag(r#"{"do":"walk","tag":["a",1]}"#);
+    assert_eq!(list.as_deref(), Some(r#"["a",1]"#));
+    assert_eq!(tag("{"), None);
+}
+
+#[test]
 fn a_listing_is_data() {
     let said = ask(&Fake::default(), r#"{"do":"list"}"#);
     assert_eq!(said, "{\"ok\":{\"devices\":[],\"free_ports\":[1,2]}}\n");
@@ -90,8 +119,25 @@ fn what_is_wrong_is_told_with_a_code() {
         (
             r#"{"do":"add","net":"user","id":"a b"}"#,
             "invalid",
-            "cannot be an id",
+            "'a b' is no id",
         ),
+        (
+            r#"{"do":"add","assign":"02:10.0,id=a","id":"b"}"#,
+            "invalid",
+            "given twice",
+        ),
+        (
+            r#"{"do":"add","assign":"02:10.0,iommufd=5"}"#,
+            "invalid",
+            "iommufd=5 is for",
+        ),
+        (
+            r#"{"do":"list","do":"list"}"#,
+            "invalid",
+            "'do' is there twice",
+        ),
+        (r#"{"do":"list"} {}"#, "invalid", "trailing characters"),
+        (r#"[{"do":"list"}]"#, "invalid", "expected an object"),
         ("list", "invalid", "not a request"),
     ] {
         let said = ask(&fake, line);

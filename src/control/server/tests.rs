@@ -1,3 +1,6 @@
+use std::fs;
+use std::io::BufRead;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
 use tempfile::TempDir;
@@ -51,16 +54,28 @@ fn a_stale_socket_is_replaced_and_anything_else_is_not() {
     let rig = rig();
     drop(UnixListener::bind(&rig.path).unwrap());
     let server = start(&rig.path).unwrap();
-    assert!(matches!(start(&rig.path), Err(ServerError::Taken(_))));
+    assert!(matches!(
+        start(&rig.path),
+        Err(ServerError::Path(SocketPathError::InUse(_)))
+    ));
     Client::connect(&rig.path).unwrap().ask(&list()).unwrap();
     drop(server);
     fs::write(&rig.path, "mine").unwrap();
-    assert!(matches!(start(&rig.path), Err(ServerError::NoSocket(_))));
+    assert!(matches!(
+        start(&rig.path),
+        Err(ServerError::Path(SocketPathError::NoSocket(_)))
+    ));
     assert_eq!(fs::read_to_string(&rig.path).unwrap(), "mine");
     let missing = rig.folder.path().join("no/vm.sock");
-    assert!(matches!(start(&missing), Err(ServerError::Make { .. })));
+    assert!(matches!(
+        start(&missing),
+        Err(ServerError::Path(SocketPathError::NoFolder(_)))
+    ));
     let long = rig.folder.path().join("x".repeat(120));
-    assert!(matches!(start(&long), Err(ServerError::TooLong(_))));
+    assert!(matches!(
+        start(&long),
+        Err(ServerError::Path(SocketPathError::TooLong(_)))
+    ));
 }
 
 #[test]
@@ -77,14 +92,51 @@ fn garbage_is_answered_and_the_next_request_served() {
 }
 
 #[test]
-fn a_line_without_end_is_refused() {
+fn a_line_that_is_too_long_is_refused_and_the_next_is_not() {
     let rig = rig();
     let _server = start(&rig.path).unwrap();
     let mut stream = UnixStream::connect(&rig.path).unwrap();
-    stream.write_all(&vec![b'x'; MAX_LINE + 1]).unwrap();
-    let mut said = String::new();
-    stream.read_to_string(&mut said).unwrap();
-    assert!(said.contains("65536 bytes at most"), "{said}");
+    let list = r#"{"do":"list"}"#;
+    let padded = |length: usize| format!("{}{list}\n", " ".repeat(length - list.len()));
+    let longest = padded(MAX_LINE - 1);
+    assert_eq!(longest.len(), MAX_LINE);
+    for line in [&longest, &padded(MAX_LINE), &padded(64 * MAX_LINE), list] {
+        stream.write_all(line.as_bytes()).unwrap();
+    }
+    // The last one needs no end.
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    let said: Vec<_> = BufReader::new(stream).lines().map(Result::unwrap).collect();
+    let fine: Vec<_> = said
+        .iter()
+        .map(|line| line.starts_with("{\"ok\""))
+        .collect();
+    assert_eq!(fine, [true, false, false, true], "{said:?}");
+    assert!(said[1].contains("65536 bytes at most"), "{said:?}");
+}
+
+#[test]
+fn clients_that_hang_up_or_never_read_are_in_nobodys_way() {
+    let rig = rig();
+    let server = start(&rig.path).unwrap();
+    let connect = || UnixStream::connect(&rig.path).unwrap();
+    // Half a request, and a whole one, and gone before there is an answer.
+    connect().write_all(br#"{"do":"#).unwrap();
+    connect().write_all(b"{\"do\":\"list\"}\n").unwrap();
+    // Requests without end, whose answers nobody reads: the server stops reading.
+    let mut deaf = connect();
+    let patience = Some(Duration::from_millis(100));
+    deaf.set_write_timeout(patience).unwrap();
+    let refused = (0..100_000).find_map(|_| deaf.write_all(b"{\"do\":\"list\"}\n").err());
+    assert!(refused.is_some(), "all was read");
+    let mut other = Client::connect(&rig.path).unwrap();
+    other.ask(&list()).unwrap();
+    let begin = Instant::now();
+    drop(server);
+    assert!(
+        begin.elapsed() < WRITE_PATIENCE / 2,
+        "{:?}",
+        begin.elapsed()
+    );
 }
 
 #[test]

@@ -140,7 +140,7 @@ impl Slots {
                 state: State::Plugged,
             });
             content.items.push(Item {
-                id: control::id_of(assign.device),
+                id: assign.id.clone(),
                 function: assign.function,
                 device: Device::Assigned {
                     host: assign.device,

@@ -109,6 +109,7 @@ impl Slots {
         };
         self.add(id, spec.port, |port| {
             let wanted = config::Assign {
+                id: id.to_owned(),
                 device: host,
                 file: None,
                 interface: spec.interface,
