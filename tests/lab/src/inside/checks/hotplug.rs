@@ -57,7 +57,7 @@ pub const CHECKS: &[Check] = &[
 
 const VF: &str = VIRTUAL_FUNCTIONS[0];
 const ROUNDS: u32 = 20;
-/// How long a guest may take to see a device that came: it waits five seconds in case the button is pressed again.
+/// How long a guest may take to see a device that came or went.
 const COMING: Duration = Duration::from_secs(30);
 
 /// A guest with a control socket.
