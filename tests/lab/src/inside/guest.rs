@@ -219,9 +219,10 @@ impl Guest {
             let left = patience.saturating_sub(start.elapsed());
             if left.is_zero() {
                 return fail(format!(
-                    "{what}: nothing within {} s; {}",
+                    "{what}: nothing within {} s; {}\n  the monitor's threads:\n{}",
                     patience.as_secs(),
-                    self.diagnosis()
+                    self.diagnosis(),
+                    super::autopsy::of(self.pid())
                 ));
             }
             if !self.take_output(left) {

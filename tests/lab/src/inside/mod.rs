@@ -1,5 +1,6 @@
 //! The part of the lab that runs in the emulated host.
 
+mod autopsy;
 mod bench;
 mod checks;
 mod control;

@@ -5,7 +5,9 @@ use crate::error::{Error, Result, fail};
 use crate::inside::control::Control;
 use crate::inside::guest::{Guest, expect_success};
 use crate::inside::host;
-use crate::inside::linux::{network_up, ping_all};
+use crate::inside::linux::{
+    copy_through_block_device, network_up, ping_all, wait_for_block_device,
+};
 use crate::inside::rig::Rig;
 use crate::inside::sysfs;
 use crate::inside::vmm::{GuestSpec, Network};
@@ -53,6 +55,20 @@ pub const CHECKS: &[Check] = &[
         fixture: None,
         run: fatal_error,
     },
+    Check {
+        name: "failed-device-goes-into-quarantine",
+        cpus: &[1],
+        limit: 240,
+        fixture: None,
+        run: quarantine,
+    },
+    Check {
+        name: "what-came-stays-through-a-reboot",
+        cpus: &[1],
+        limit: 300,
+        fixture: None,
+        run: reboot,
+    },
 ];
 
 const VF: &str = VIRTUAL_FUNCTIONS[0];
@@ -71,21 +87,28 @@ fn boot(rig: &mut Rig, spec: GuestSpec) -> Result<(Guest, Control)> {
     Ok((rig.boot(&spec)?, Control(socket)))
 }
 
-/// Waits until a driver has as many devices.
-fn wait_for_devices(guest: &mut Guest, driver: &str, count: u32) -> Result<()> {
-    guest
-        .sh_within(
-            &format!(
-                "n=0; until [ \"$(ls -d /sys/bus/pci/drivers/{driver}/*:*:* 2>/dev/null | wc -l)\" = {count} ]; do n=$((n+1)); [ $n -lt 450 ] || break; sleep 0.1; done; [ $n -lt 450 ]"
-            ),
-            COMING * 2,
-        )
-        .map(drop)
+/// Waits until a driver has made an interface of a device.
+fn wait_for_interface(guest: &mut Guest, driver: &str) -> Result<()> {
+    let interface = format!("/sys/bus/pci/drivers/{driver}/*:*:*/net/*");
+    wait_until(guest, &format!("ls -d {interface} >/dev/null 2>&1"))
+}
+
+/// Waits until a driver has no device any more.
+fn wait_for_removal(guest: &mut Guest, driver: &str) -> Result<()> {
+    let device = format!("/sys/bus/pci/drivers/{driver}/*:*:*");
+    wait_until(guest, &format!("! ls -d {device} >/dev/null 2>&1"))
+}
+
+fn wait_until(guest: &mut Guest, condition: &str) -> Result<()> {
+    let command = format!(
+        "n=0; until {condition}; do n=$((n+1)); [ $n -lt 450 ] || break; sleep 0.1; done; [ $n -lt 450 ]"
+    );
+    guest.sh_within(&command, COMING * 2).map(drop)
 }
 
 fn add_vf(guest: &mut Guest, control: &Control) -> Result<()> {
     control.add("--assign", VF)?;
-    wait_for_devices(guest, "igbvf", 1)
+    wait_for_interface(guest, "igbvf")
 }
 
 fn ping_over_vf(guest: &mut Guest) -> Result<()> {
@@ -118,7 +141,7 @@ fn twenty_times(rig: &mut Rig, cpus: u32) -> Result<()> {
         if control.has(VF)? {
             return fail(format!("in round {round} the function is still listed"));
         }
-        wait_for_devices(&mut guest, "igbvf", 0).map_err(told)?;
+        wait_for_removal(&mut guest, "igbvf").map_err(told)?;
     }
     if control.list()?.free_ports != free {
         return fail("not every port is free again");
@@ -136,8 +159,8 @@ fn others(rig: &mut Rig, cpus: u32) -> Result<()> {
     guest.sh("modprobe -a e1000 e1000e nvme")?;
     control.add_as("wire", "--net", &format!("tap={TAP}"))?;
     control.add_as("copper", "--assign", E1000E)?;
-    wait_for_devices(&mut guest, "e1000", 1)?;
-    wait_for_devices(&mut guest, "e1000e", 1)?;
+    wait_for_interface(&mut guest, "e1000")?;
+    wait_for_interface(&mut guest, "e1000e")?;
     network_up(&mut guest, "e1000", TAP_GUEST_ADDRESS)?;
     ping_all(&mut guest, 10, 0.05, TAP_ADDRESS)?;
     network_up(&mut guest, "e1000e", E1000E_GUEST_ADDRESS)?;
@@ -149,9 +172,8 @@ fn others(rig: &mut Rig, cpus: u32) -> Result<()> {
     control.remove("wire")?;
     control.remove("copper")?;
     control.add("--assign", NVME)?;
-    wait_for_devices(&mut guest, "nvme", 1)?;
-    crate::inside::linux::wait_for_block_device(&mut guest, "nvme0n1")?;
-    crate::inside::linux::copy_through_block_device(&mut guest, "nvme0n1")?;
+    wait_for_block_device(&mut guest, "nvme0n1")?;
+    copy_through_block_device(&mut guest, "nvme0n1")?;
     expect_success(guest.power_off()?)
 }
 
@@ -171,7 +193,7 @@ fn taken_back(rig: &mut Rig, cpus: u32) -> Result<()> {
 }
 
 fn after_taken_back(guest: &mut Guest, control: &Control) -> Result<()> {
-    wait_for_devices(guest, "igbvf", 0)?;
+    wait_for_removal(guest, "igbvf")?;
     sysfs::wait_until("the function is not listed", COMING, || {
         control.has(VF).is_ok_and(|has| !has)
     })?;
@@ -186,7 +208,44 @@ fn torn_out(rig: &mut Rig, cpus: u32) -> Result<()> {
     ping_over_vf(&mut guest)?;
     guest.sh(&format!("ping -q -i 0.02 {PF_ADDRESS} >/dev/null 2>&1 &"))?;
     control.tear_out(VF)?;
-    wait_for_devices(&mut guest, "igbvf", 0)?;
+    wait_for_removal(&mut guest, "igbvf")?;
+    add_vf(&mut guest, &control)?;
+    ping_over_vf(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// The device is closed, and so the host can have it; the guest can have it again.
+fn quarantine(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = GuestSpec {
+        assign_options: ",on-error=quarantine",
+        ..GuestSpec::owning(&[E1000E], cpus)
+    };
+    let (mut guest, control) = boot(rig, spec)?;
+    network_up(&mut guest, "e1000e", E1000E_GUEST_ADDRESS)?;
+    inject_fatal_error(3, 0, 0)?;
+    wait_for_removal(&mut guest, "e1000e")?;
+    sysfs::wait_until("the device is not listed", COMING, || {
+        control.has(E1000E).is_ok_and(|has| !has)
+    })?;
+    control.add("--assign", E1000E)?;
+    wait_for_interface(&mut guest, "e1000e")?;
+    network_up(&mut guest, "e1000e", E1000E_GUEST_ADDRESS)?;
+    ping_all(&mut guest, 5, 0.1, E1000E_PEER)?;
+    expect_success(guest.power_off()?)
+}
+
+fn reboot(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let (mut guest, control) = boot(rig, GuestSpec::new(cpus))?;
+    guest.sh("modprobe igbvf")?;
+    add_vf(&mut guest, &control)?;
+    guest.type_command("reboot -f")?;
+    guest.wait_ready()?;
+    ping_over_vf(&mut guest)?;
+    control.remove(VF)?;
+    wait_for_removal(&mut guest, "igbvf")?;
+    guest.type_command("reboot -f")?;
+    guest.wait_ready()?;
+    guest.sh("modprobe igbvf")?;
     add_vf(&mut guest, &control)?;
     ping_over_vf(&mut guest)?;
     expect_success(guest.power_off()?)
@@ -198,15 +257,9 @@ fn fatal_error(rig: &mut Rig, cpus: u32) -> Result<()> {
     network_up(&mut guest, "e1000e", E1000E_GUEST_ADDRESS)?;
     ping_all(&mut guest, 5, 0.05, E1000E_PEER)?;
     inject_fatal_error(3, 0, 0)?;
-    guest.sh_within(
-        "n=0; until dmesg | grep -q 'AER.*Uncorrect.*Fatal'; do n=$((n+1)); [ $n -lt 250 ] || break; sleep 0.1; done; [ $n -lt 250 ]",
-        COMING,
-    )?;
+    wait_until(&mut guest, "dmesg | grep -q 'AER.*Uncorrect.*Fatal'")?;
     // Its driver is told, and recovers.
-    guest.sh_within(
-        "n=0; until dmesg | grep -q 'device recovery successful'; do n=$((n+1)); [ $n -lt 250 ] || break; sleep 0.1; done; dmesg | tail -30; [ $n -lt 250 ]",
-        COMING,
-    )?;
+    wait_until(&mut guest, "dmesg | grep -q 'device recovery successful'")?;
     network_up(&mut guest, "e1000e", E1000E_GUEST_ADDRESS)?;
     ping_all(&mut guest, 5, 0.1, E1000E_PEER)?;
     expect_success(guest.power_off()?)
