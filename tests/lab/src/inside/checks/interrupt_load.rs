@@ -6,15 +6,12 @@ use super::interrupts::nobody_complains;
 use crate::error::{Result, fail};
 use crate::inside::guest::{Guest, expect_success};
 use crate::inside::host;
-use crate::inside::linux::{
-    copy_through_block_device, interface_up, interrupts, network_up, ping_all,
-    wait_for_block_device,
-};
+use crate::inside::linux::{interface_up, interrupts, network_up, parse_pings, ping_all};
 use crate::inside::rig::Rig;
 use crate::inside::vmm::GuestSpec;
 use crate::topology::{
     E1000E, E1000E_GUEST_ADDRESS, E1000E_PEER, PF_ADDRESS, TWIN_GUEST_ADDRESSES, TWIN_PEERS, TWINS,
-    VF_GUEST_ADDRESS, VIRTUAL_FUNCTIONS, XHCI,
+    VF_GUEST_ADDRESS, VIRTUAL_FUNCTIONS,
 };
 use std::time::Duration;
 
@@ -32,16 +29,6 @@ pub const CHECKS: &[Check] = &[
         limit: 180,
         fixture: None,
         run: affinity_of_intx,
-    },
-    Check {
-        name: "msi-of-many-vectors",
-        cpus: &[2],
-        limit: 180,
-        fixture: None,
-        run: |rig, cpus| {
-            rig.only_sluice()?;
-            host::with_device(XHCI, || msi(rig, cpus))
-        },
     },
     Check {
         name: "intx-loses-none-of-10000",
@@ -110,32 +97,6 @@ fn follow_affinity(guest: &mut Guest, number: &str, cpus: u32, peer: &str) -> Re
     Ok(())
 }
 
-/// The controller's MSI has sixteen vectors; Linux uses one of them, as it can remap none. That the others work only
-/// unit tests show.
-fn msi(rig: &mut Rig, cpus: u32) -> Result<()> {
-    let mut guest = rig.boot(&GuestSpec {
-        assign_options: ",hide=msix",
-        ..GuestSpec::owning(&[XHCI], cpus)
-    })?;
-    guest.sh("modprobe -a xhci_pci usb_storage sd_mod")?;
-    wait_for_block_device(&mut guest, "sda")?;
-    copy_through_block_device(&mut guest, "sda")?;
-    let shown = guest.sh("lspci -vv -d ::0c03 | grep MSI:")?;
-    if !shown.contains("MSI: Enable+ Count=1/16") {
-        return fail(format!(
-            "the guest does not have MSI of 16 vectors: {shown}"
-        ));
-    }
-    if interrupts(&mut guest, &["PCI-MSI-", "xhci_hcd"])? < 100 {
-        return fail(format!(
-            "xHCI: no interrupts by MSI:\n{}",
-            guest.sh("cat /proc/interrupts")?
-        ));
-    }
-    nobody_complains(&mut guest)?;
-    expect_success(guest.power_off()?)
-}
-
 /// Small and large packets at once, until there have been as many interrupts.
 fn intx_under_load(rig: &mut Rig, cpus: u32) -> Result<()> {
     const WANTED: u64 = 10_000;
@@ -146,7 +107,7 @@ fn intx_under_load(rig: &mut Rig, cpus: u32) -> Result<()> {
     let before = interrupts(&mut guest, &words)?;
     let mut taken = 0;
     for _ in 0..ROUNDS {
-        all_answered(
+        answered(
             &mut guest,
             &[(E1000E_PEER, 56, 1000), (E1000E_PEER, 1400, 1000)],
         )?;
@@ -186,7 +147,7 @@ fn shared_intx(rig: &mut Rig, cpus: u32) -> Result<()> {
     let of_both = |size| [(TWIN_PEERS[0], 56, 500), (TWIN_PEERS[1], size, 500)];
     let before = interrupts(&mut guest, &both)?;
     for _ in 0..ROUNDS {
-        all_answered(&mut guest, &of_both(1400))?;
+        answered(&mut guest, &of_both(1400))?;
     }
     if interrupts(&mut guest, &both)? - before < 1000 {
         return fail(format!(
@@ -197,7 +158,7 @@ fn shared_intx(rig: &mut Rig, cpus: u32) -> Result<()> {
     guest.sh(&format!("ip link set {first} down"))?;
     still_works(&mut guest, &["IO-APIC", second], TWIN_PEERS[1])?;
     interface_up(&mut guest, first, TWIN_GUEST_ADDRESSES[0])?;
-    all_answered(&mut guest, &of_both(56))?;
+    answered(&mut guest, &of_both(56))?;
     still_works(&mut guest, &both, TWIN_PEERS[0])?;
     expect_success(guest.power_off()?)
 }
@@ -215,8 +176,9 @@ fn with_twins(work: impl FnOnce() -> Result<()>) -> Result<()> {
     host::with_device(first, || host::with_device(second, work))
 }
 
-/// Pings, all at once: to whom, bytes in each, how many. Every one must be answered.
-fn all_answered(guest: &mut Guest, pings: &[(&str, u32, u32)]) -> Result<()> {
+/// Pings, all at once: to whom, bytes in each, how many. Of every hundred two may be lost, by a ring that is full on a
+/// busy machine; without an interrupt there would be no more answers at all.
+fn answered(guest: &mut Guest, pings: &[(&str, u32, u32)]) -> Result<()> {
     let mut line = String::new();
     for (number, (peer, size, count)) in pings.iter().enumerate() {
         line += &format!(
@@ -226,8 +188,8 @@ fn all_answered(guest: &mut Guest, pings: &[(&str, u32, u32)]) -> Result<()> {
     guest.sh_within(&format!("{line}wait"), Duration::from_secs(120))?;
     for (number, (peer, size, count)) in pings.iter().enumerate() {
         let said = guest.sh(&format!("cat /tmp/pings{number}"))?;
-        let wanted = format!("{count} packets transmitted, {count} packets received");
-        if !said.contains(&wanted) {
+        let received = parse_pings(&said).map_or(0, |pings| pings.received);
+        if received < count - count / 50 {
             return fail(format!("pings of {size} bytes to {peer}: {said}"));
         }
     }
