@@ -51,11 +51,9 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             budgets::CHECKS,
             assignment::CHECKS,
             interrupts::CHECKS,
-            interrupt_load::CHECKS,
             config_space::CHECKS,
             reset::CHECKS,
             drivers::CHECKS,
-            framebuffer::CHECKS,
             lifecycle::CHECKS,
             operator::CHECKS,
             host_view::CHECKS,
@@ -63,8 +61,10 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             // The long ones.
             rebalance::CHECKS,
             virtual_functions::CHECKS,
-            hotplug::CHECKS,
             restarts::CHECKS,
+            framebuffer::CHECKS,
+            interrupt_load::CHECKS,
+            hotplug::CHECKS,
         ],
         HostKernel::Tailored => &[iommu_interfaces::ON_TAILORED],
     };
