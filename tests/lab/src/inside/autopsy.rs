@@ -1,5 +1,5 @@
-//! What the host's kernel sees of a monitor whose guest does not answer: which threads run or sleep, where, and
-//! whether its processors still leave and take interrupts.
+//! What the host's kernel sees of a monitor whose guest does not answer: which threads run or sleep, where,
+//! and what its processors leave the guest for.
 
 use std::fmt::Write;
 use std::fs;
@@ -9,6 +9,8 @@ use std::time::Duration;
 /// KVM's counters (Documentation/virt/kvm, `kvm_stat`) that tell a halted processor from a busy one.
 const COUNTERS: [&str; 4] = ["exits", "halt_exits", "halt_wakeup", "irq_injections"];
 const BETWEEN: Duration = Duration::from_secs(1);
+const MOMENT: Duration = Duration::from_millis(200);
+const LINES: usize = 60;
 
 /// A few lines about a monitor's process.
 pub fn of(pid: u32) -> String {
@@ -24,7 +26,26 @@ pub fn of(pid: u32) -> String {
     for ((name, count), later) in COUNTERS.iter().zip(before.1).zip(after.1) {
         let _ = writeln!(text, "{name}: {} in a second", later.saturating_sub(count));
     }
-    text
+    text + &traced()
+}
+
+/// What KVM did in a moment: where its processors are, and which interrupts they send, take and end.
+fn traced() -> String {
+    let tracing = Path::new("/sys/kernel/tracing");
+    let set = |file: &str, value: &str| fs::write(tracing.join(file), value);
+    if set("trace", "")
+        .and_then(|()| set("events/kvm/enable", "1"))
+        .is_err()
+    {
+        return String::new();
+    }
+    std::thread::sleep(MOMENT);
+    let _ = set("events/kvm/enable", "0");
+    let trace = fs::read_to_string(tracing.join("trace")).unwrap_or_default();
+    let _ = set("trace", "");
+    let lines = trace.lines().filter(|line| !line.starts_with('#'));
+    let shown: Vec<&str> = lines.take(LINES).map(str::trim).collect();
+    shown.join("\n")
 }
 
 /// Name, processor time in ticks, and what each thread waits for.

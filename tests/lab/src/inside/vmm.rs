@@ -97,7 +97,7 @@ impl GuestSpec {
 impl Vmm {
     /// The command that starts the guest, with its serial console on standard input and output.
     pub fn command(self, guest: &GuestSpec) -> Command {
-        let cmdline = format!("console=ttyS0 loglevel=4 panic=-1 {}", guest.extra_cmdline);
+        let cmdline = format!("console=ttyS0 loglevel=5 panic=-1 {}", guest.extra_cmdline);
         let mut command = match self {
             Self::Sluice => sluice(guest),
             Self::Qemu => qemu(guest),
