@@ -155,6 +155,10 @@ fn mtty(
         };
         let mut guest = boot_through(rig, interface, &spec)?;
         let port = serial_port(&mut guest)?;
+        // Open, or the driver gives the interrupt back and its count is gone.
+        guest.sh(&format!(
+            "sleep 1000 <>/dev/{port} >/dev/null 2>&1 & sleep 1; grep -w {port} /proc/interrupts"
+        ))?;
         let words = ["IO-APIC", port.as_str()];
         let before = interrupts(&mut guest, &words)?;
         guest.sh_within(
