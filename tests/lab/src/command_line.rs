@@ -97,9 +97,28 @@ pub struct Test {
 /// What to measure.
 #[derive(Args)]
 pub struct Bench {
+    /// The figures of a running guest, or how long it takes to start one that owns a device
+    #[arg(value_enum, default_value_t)]
+    pub what: Measured,
+    /// Run fewer cases of `start`: guests of so many GiB
+    #[arg(long = "gib", value_delimiter = ',', default_values_t = [1, 4, 16])]
+    pub sizes: Vec<u32>,
+    /// Run each case of `start` so many times
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    pub times: u32,
     /// The monitors to measure, in this order
     #[arg(long = "vmm", value_enum, default_values_t = [Vmm::Sluice, Vmm::Qemu])]
     pub vmms: Vec<Vmm>,
+}
+
+/// What can be measured.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum Measured {
+    /// Exits, throughput and round trips
+    #[default]
+    Running,
+    /// From exec to the guest's first instruction, by memory and pages
+    Start,
 }
 
 /// Tasks of the part inside.
@@ -122,9 +141,5 @@ pub enum Inside {
         vmm: Vmm,
     },
     /// Measure
-    Bench {
-        /// The monitors to measure
-        #[arg(value_enum)]
-        vmms: Vec<Vmm>,
-    },
+    Bench(Bench),
 }

@@ -12,6 +12,7 @@ mod error;
 mod events;
 mod initrd;
 mod inside;
+mod mapped;
 mod outside;
 mod prepare;
 mod process;

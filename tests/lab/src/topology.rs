@@ -41,6 +41,8 @@ pub const USB_DISK_BYTES: u64 = 64 << 20;
 pub const BOCHS_DISPLAY: &str = "0000:05:00.0";
 /// Two 82574Ls that are functions of one device.
 pub const TWINS: [&str; 2] = ["0000:06:00.0", "0000:06:00.1"];
+/// The user networks on their wires; the first is as [`E1000E`]'s.
+pub const TWIN_NETWORKS: [&str; 2] = ["10.0.2.0/24", "10.0.3.0/24"];
 
 /// The host's address on the network its NIC's functions share.
 pub const PF_ADDRESS: &str = "10.10.0.1";

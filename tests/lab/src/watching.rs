@@ -1,6 +1,6 @@
 //! `cargo lab demo` and `cargo lab bench`, the outside half: an emulated host that tells what it does as it does it.
 
-use crate::command_line::Bench;
+use crate::command_line::{Bench, Measured};
 use crate::emulated::{Console, Heard, Session};
 use crate::error::{Result, fail};
 use crate::events::Event;
@@ -8,6 +8,7 @@ use crate::inside::Vmm;
 use crate::prepare::{HostKernel, prepare};
 use crate::process::build_sluice;
 use crate::table::markdown;
+use crate::topology;
 use clap::ValueEnum;
 use std::time::{Duration, Instant};
 
@@ -39,13 +40,24 @@ pub fn bench(bench: &Bench) -> Result<i32> {
     if bench.vmms.contains(&Vmm::Sluice) {
         build_sluice()?;
     }
-    let vmms: Vec<String> = bench.vmms.iter().map(|vmm| name_of(*vmm)).collect();
-    watch(
-        &format!("bench {}", vmms.join(" ")),
-        Duration::from_secs(600),
-    )?
-    .status()
+    let mut task = "bench".to_owned();
+    for vmm in &bench.vmms {
+        task += &format!(" --vmm {}", name_of(*vmm));
+    }
+    let (memory_mib, patience) = match bench.what {
+        Measured::Running => (topology::HOST_MEMORY_MIB, 600),
+        Measured::Start => {
+            let gib: Vec<String> = bench.sizes.iter().map(u32::to_string).collect();
+            task += &format!(" start --gib {} --times {}", gib.join(","), bench.times);
+            let largest = bench.sizes.iter().max().copied().unwrap_or(0);
+            ((largest << 10) + HOSTS_OWN_MIB, 3600)
+        }
+    };
+    watch_with(&task, Duration::from_secs(patience), memory_mib)?.status()
 }
+
+/// What an emulated host wants beside its guest's memory: the kernel's books of all of it, and files.
+const HOSTS_OWN_MIB: u32 = 2560;
 
 fn name_of(vmm: Vmm) -> String {
     vmm.to_possible_value()
@@ -75,8 +87,13 @@ impl Watched {
 
 /// Shows what a host tells that does `task`, until it ends or says nothing for as long as `patience`.
 fn watch(task: &str, patience: Duration) -> Result<Watched> {
+    watch_with(task, patience, topology::HOST_MEMORY_MIB)
+}
+
+/// The same with a host of this memory.
+fn watch_with(task: &str, patience: Duration, memory_mib: u32) -> Result<Watched> {
     let prepared = prepare()?;
-    let mut session = Session::new(&prepared, HostKernel::Stock)?;
+    let mut session = Session::new(&prepared, HostKernel::Stock)?.with_memory(memory_mib);
     session.start(
         &prepared,
         Console::Captured,

@@ -4,13 +4,15 @@ mod kexec;
 mod network;
 mod serial;
 
-use crate::error::Result;
+use crate::error::{Context, Result};
+use crate::mapped::Mapped;
 use clap::Subcommand;
+use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// A task in the guest. Those of the network print a number of bytes or packets and the seconds they took.
+/// A task in the guest. Those that move something print a number of bytes or packets and the seconds it took.
 #[derive(Subcommand)]
 pub enum Agent {
     /// Send datagrams as fast as the system takes them
@@ -46,6 +48,22 @@ pub enum Agent {
         /// How many
         count: u32,
     },
+    /// Write a file to the start of another, which is mapped: a BAR in sysfs
+    MapWrite {
+        /// What is mapped
+        to: PathBuf,
+        /// What is written to it
+        from: PathBuf,
+    },
+    /// Copy the start of a file that is mapped: a BAR in sysfs
+    MapRead {
+        /// What is mapped
+        from: PathBuf,
+        /// Where the copy goes
+        to: PathBuf,
+        /// How many bytes
+        count: usize,
+    },
     /// Go over to another kernel without a reset
     Kexec {
         /// Its image
@@ -68,6 +86,16 @@ pub fn main(task: &Agent) -> Result<()> {
         Agent::TcpSend { to, bytes } => (network::tcp_send(*to, *bytes)?, start.elapsed()),
         Agent::TcpReceive { from } => (network::tcp_receive(*from)?, start.elapsed()),
         Agent::SerialEcho { device, count } => (serial::echo(device, *count)?, start.elapsed()),
+        Agent::MapWrite { to, from } => {
+            let content = fs::read(from).path(from)?;
+            Mapped::open(to)?.write(&content);
+            (content.len() as u64, start.elapsed())
+        }
+        Agent::MapRead { from, to, count } => {
+            let content = Mapped::open(from)?.read(*count);
+            fs::write(to, &content).path(to)?;
+            (content.len() as u64, start.elapsed())
+        }
         Agent::Kexec {
             kernel,
             initrd,

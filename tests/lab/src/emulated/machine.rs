@@ -11,6 +11,8 @@ use std::process::Command;
 pub struct Options<'a> {
     /// QEMU's program.
     pub qemu: &'a Path,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
     /// The kernel image.
     pub kernel: &'a Path,
     /// The host's initrd.
@@ -43,7 +45,7 @@ pub fn command(options: &Options) -> Command {
     ]);
     qemu.args([
         "-m",
-        &topology::HOST_MEMORY_MIB.to_string(),
+        &options.memory_mib.to_string(),
         "-nodefaults",
         "-no-reboot",
     ]);
@@ -116,7 +118,11 @@ fn assignable(qemu: &mut Command, options: &Options) {
 
     for function in 0..2 {
         let netdev = format!("uplink6{function}");
-        qemu.args(["-netdev", &format!("user,id={netdev},restrict=on")]);
+        let network = topology::TWIN_NETWORKS[function];
+        qemu.args([
+            "-netdev",
+            &format!("user,id={netdev},restrict=on,net={network}"),
+        ]);
         let place = format!("bus=port6,addr=0.{function},multifunction=on");
         qemu.args(["-device", &format!("e1000e,netdev={netdev},{place}")]);
     }

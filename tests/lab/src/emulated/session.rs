@@ -36,6 +36,7 @@ pub enum Heard {
 pub struct Session {
     directory: tempfile::TempDir,
     host_kernel: HostKernel,
+    memory_mib: u32,
     child: Option<Child>,
     lines: Option<Receiver<String>>,
     started: Instant,
@@ -53,6 +54,7 @@ impl Session {
         let session = Self {
             directory,
             host_kernel,
+            memory_mib: topology::HOST_MEMORY_MIB,
             child: None,
             lines: None,
             started: Instant::now(),
@@ -71,6 +73,12 @@ impl Session {
         Ok(session)
     }
 
+    /// With so much memory instead of what other hosts have.
+    pub fn with_memory(mut self, mib: u32) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
     /// Starts the host, which runs `script` with `sh` as its only task and powers off when it returns.
     pub fn start(&mut self, prepared: &Prepared, console: Console, script: &str) -> Result<()> {
         let start = self.share().join("start");
@@ -81,6 +89,7 @@ impl Session {
         .path(&start)?;
         let mut command = machine::command(&Options {
             qemu: &prepared.qemu,
+            memory_mib: self.memory_mib,
             kernel: &prepared.host_kernel(self.host_kernel)?.image(),
             initrd: &self.file("host.img"),
             share: &self.share(),

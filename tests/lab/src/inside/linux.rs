@@ -35,12 +35,17 @@ pub fn interface_of(guest: &mut Guest, driver: &str) -> Result<String> {
 pub fn network_up(guest: &mut Guest, driver: &str, address: &str) -> Result<String> {
     guest.sh(&format!("modprobe {driver}"))?;
     let interface = interface_of(guest, driver)?;
+    interface_up(guest, &interface, address)?;
+    Ok(interface)
+}
+
+/// Gives an interface an address, brings it up and waits for its carrier.
+pub fn interface_up(guest: &mut Guest, interface: &str, address: &str) -> Result<()> {
     guest.sh(&format!("ip addr flush dev {interface}; ip addr add {address}/24 dev {interface} && ip link set {interface} up"))?;
     let carrier = format!(
         "n=0; until [ \"$(cat /sys/class/net/{interface}/carrier)\" = 1 ]; do n=$((n+1)); [ $n -lt 100 ] || break; sleep 0.1; done; [ $n -lt 100 ]"
     );
-    guest.sh(&carrier)?;
-    Ok(interface)
+    guest.sh(&carrier).map(drop)
 }
 
 /// Takes all its devices from a driver, which must be loaded, and gives them back.

@@ -11,8 +11,10 @@ mod linux;
 mod measure;
 mod media;
 mod mediated;
+mod moments;
 mod poke;
 mod rig;
+mod start;
 mod state;
 pub mod suite;
 mod sysfs;
@@ -22,7 +24,7 @@ mod vmm;
 
 pub use vmm::Vmm;
 
-use crate::command_line::Inside;
+use crate::command_line::{Inside, Measured};
 use crate::error::Result;
 
 /// Runs one task inside.
@@ -32,6 +34,9 @@ pub fn main(task: &Inside) -> Result<()> {
         Inside::SetUp => host::set_up(),
         Inside::Test { vmm, names } => suite::run(*vmm, names),
         Inside::Demo { vmm } => demo::run(*vmm),
-        Inside::Bench { vmms } => bench::run(vmms),
+        Inside::Bench(bench) => match bench.what {
+            Measured::Running => bench::run(&bench.vmms),
+            Measured::Start => start::run(bench),
+        },
     }
 }

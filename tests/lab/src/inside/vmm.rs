@@ -34,7 +34,7 @@ pub struct GuestSpec {
     /// Virtual processors.
     pub cpus: u32,
     /// Memory, with `hugepages=` where wanted.
-    pub memory: &'static str,
+    pub memory: String,
     /// What the kernel command line says besides the console.
     pub extra_cmdline: &'static str,
     /// Another initrd than the lab's own.
@@ -69,7 +69,7 @@ impl GuestSpec {
     pub fn new(cpus: u32) -> Self {
         Self {
             cpus,
-            memory: "512M",
+            memory: "512M".into(),
             extra_cmdline: "",
             initrd: None,
             disk: None,
@@ -153,7 +153,7 @@ fn sluice(guest: &GuestSpec) -> Command {
         "--cpus",
         &guest.cpus.to_string(),
         "--memory",
-        guest.memory,
+        &guest.memory,
     ]);
     command.args(["--serial", guest.serial.as_deref().unwrap_or("stdio")]);
     if let Some(disk) = &guest.disk {
@@ -208,12 +208,21 @@ fn qemu(guest: &GuestSpec) -> Command {
         "-display",
         "none",
     ]);
-    command.args([
-        "-smp",
-        &guest.cpus.to_string(),
-        "-m",
-        guest.memory.split(',').next().unwrap_or("512M"),
-    ]);
+    let (size, pages) = guest
+        .memory
+        .split_once(",hugepages=")
+        .unwrap_or((&guest.memory, ""));
+    command.args(["-smp", &guest.cpus.to_string(), "-m", size]);
+    // Else it is as the host's settings for transparent huge pages have it.
+    if let "2M" | "1G" = pages {
+        let pool = format!("hugetlb=on,hugetlbsize={pages}");
+        command.args([
+            "-object",
+            &format!("memory-backend-memfd,id=ram,size={size},{pool}"),
+            "-machine",
+            "memory-backend=ram",
+        ]);
+    }
     command.args(["-serial", "stdio"]);
     if let Some(disk) = &guest.disk {
         let read_only = if disk.read_only { ",readonly=on" } else { "" };

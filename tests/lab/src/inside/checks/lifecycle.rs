@@ -180,7 +180,7 @@ fn huge_pages(rig: &mut Rig, cpus: u32) -> Result<()> {
 
 fn on_huge_pages(rig: &mut Rig, cpus: u32) -> Result<()> {
     let spec = GuestSpec {
-        memory: "512M,hugepages=2M",
+        memory: "512M,hugepages=2M".into(),
         ..GuestSpec::new(cpus)
     };
     let guest = rig.boot(&spec)?;

@@ -5,9 +5,11 @@ mod budgets;
 mod config_space;
 mod disk;
 mod drivers;
+mod framebuffer;
 mod host_change;
 mod host_view;
 mod hotplug;
+mod interrupt_load;
 mod interrupts;
 mod iommu_interfaces;
 mod lifecycle;
@@ -49,9 +51,11 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             budgets::CHECKS,
             assignment::CHECKS,
             interrupts::CHECKS,
+            interrupt_load::CHECKS,
             config_space::CHECKS,
             reset::CHECKS,
             drivers::CHECKS,
+            framebuffer::CHECKS,
             lifecycle::CHECKS,
             operator::CHECKS,
             host_view::CHECKS,

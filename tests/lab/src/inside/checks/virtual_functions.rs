@@ -31,7 +31,7 @@ fn seven_guests(rig: &mut Rig, cpus: u32) -> Result<()> {
     let mut guests = Vec::new();
     for address in ALL_VIRTUAL_FUNCTIONS {
         let spec = GuestSpec {
-            memory: "192M",
+            memory: "192M".into(),
             ..GuestSpec::owning(&[address], cpus)
         };
         guests.push(Guest::start(rig.vmm, &spec)?);
