@@ -1,8 +1,8 @@
-//! A display adapter: a large BAR that is memory, and what its stock driver shows there.
+//! A display adapter: a large BAR that is memory.
 
 use super::Check;
 use crate::error::{Context, Result, fail};
-use crate::inside::guest::{Guest, expect_success};
+use crate::inside::guest::expect_success;
 use crate::inside::host;
 use crate::inside::linux::sha256_in_guest;
 use crate::inside::media::sha256;
@@ -32,13 +32,6 @@ pub const CHECKS: &[Check] = &[
             rig.only_sluice()?;
             host::with_device(BOCHS_DISPLAY, || large_bar(rig, cpus, ",no-mmap"))
         },
-    },
-    Check {
-        name: "framebuffer-shows-what-is-drawn",
-        cpus: &[2],
-        limit: 180,
-        fixture: None,
-        run: |rig, cpus| host::with_device(BOCHS_DISPLAY, || framebuffer(rig, cpus)),
     },
 ];
 
@@ -89,72 +82,6 @@ fn large_bar(rig: &mut Rig, cpus: u32, assign_options: &'static str) -> Result<(
         ));
     }
     Ok(())
-}
-
-/// Drawn below what the text console may still write to.
-fn framebuffer(rig: &mut Rig, cpus: u32) -> Result<()> {
-    let mut guest = rig.boot(&owning_display(cpus, ""))?;
-    guest.sh("modprobe bochs && n=0; until [ -c /dev/fb0 ]; do n=$((n+1)); [ $n -lt 100 ] || break; sleep 0.1; done; [ -c /dev/fb0 ]")?;
-    let stride = attribute(&mut guest, "stride")?;
-    let rows = guest.sh("cut -d, -f2 /sys/class/graphics/fb0/virtual_size")?;
-    let rows: usize = number(&rows)?;
-    let (skipped, drawn) = (rows / 2, rows / 4);
-    guest.sh(&format!(
-        "dd if=/dev/urandom of=/tmp/given bs={stride} count={drawn} 2>&1"
-    ))?;
-    let given = sha256_in_guest(&mut guest, "/tmp/given")?;
-    guest.sh(&format!(
-        "dd if=/tmp/given of=/dev/fb0 bs={stride} seek={skipped} 2>&1"
-    ))?;
-    guest.sh(&format!(
-        "dd if=/dev/fb0 of=/tmp/taken bs={stride} skip={skipped} count={drawn} 2>&1"
-    ))?;
-    let taken = sha256_in_guest(&mut guest, "/tmp/taken")?;
-    if given != taken {
-        return fail(format!("drew {given} on /dev/fb0, which has {taken}"));
-    }
-    let (from, count) = (skipped * stride, drawn * stride);
-    on_screen(&mut guest, from, count, &given)?;
-    expect_success(guest.power_off()?)?;
-    let left = left_in_bar(rig, from, count)?;
-    if left != given {
-        return fail(format!("{given} was drawn, and the host finds {left}"));
-    }
-    Ok(())
-}
-
-/// Waits until the driver has brought to the device what was drawn on its copy.
-fn on_screen(guest: &mut Guest, from: usize, count: usize, wanted: &str) -> Result<()> {
-    let mut shown = String::new();
-    for _ in 0..20 {
-        guest.sh_within(
-            &format!(
-                "{FIND_DISPLAY} && lab agent map-read $d/resource0 /tmp/all {}",
-                from + count
-            ),
-            PATIENCE,
-        )?;
-        guest.sh(&format!("tail -c {count} /tmp/all >/tmp/taken"))?;
-        shown = sha256_in_guest(guest, "/tmp/taken")?;
-        if shown == wanted {
-            return Ok(());
-        }
-        guest.sh("sleep 0.2")?;
-    }
-    fail(format!(
-        "{wanted} was drawn, and BAR 0 has {shown}:\n{}",
-        guest.sh("dmesg | grep -i -e bochs -e drm -e fb0")?
-    ))
-}
-
-fn attribute(guest: &mut Guest, name: &str) -> Result<usize> {
-    number(&guest.sh(&format!("cat /sys/class/graphics/fb0/{name}"))?)
-}
-
-fn number(said: &str) -> Result<usize> {
-    said.trim()
-        .parse()
-        .or_else(|_| fail(format!("not a number: {said}")))
 }
 
 /// The SHA-256 of what is in BAR 0 now that no guest has the device.
