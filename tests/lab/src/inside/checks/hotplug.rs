@@ -21,13 +21,6 @@ use std::time::Duration;
 
 pub const CHECKS: &[Check] = &[
     Check {
-        name: "vf-comes-and-goes-twenty-times-under-ping",
-        cpus: &[2],
-        limit: 900,
-        fixture: None,
-        run: twenty_times,
-    },
-    Check {
         name: "nic-and-nvme-come-and-go",
         cpus: &[1],
         limit: 240,
@@ -68,6 +61,13 @@ pub const CHECKS: &[Check] = &[
         limit: 300,
         fixture: None,
         run: reboot,
+    },
+    Check {
+        name: "vf-comes-and-goes-twenty-times-under-ping",
+        cpus: &[2],
+        limit: 900,
+        fixture: None,
+        run: twenty_times,
     },
 ];
 
