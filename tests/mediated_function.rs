@@ -69,24 +69,26 @@ fn with_memory(mapper: Arc<dyn HostMapper>, device: &KernelDevice) {
     every_message_arrives(device);
 }
 
+/// One after the other: a device is had once.
 #[test]
 #[ignore = "needs a mediated device"]
-fn messages_by_type1() {
+fn messages_by_either_interface() {
     let Some(candidate) = candidate() else { return };
+    by_type1(&candidate);
+    by_iommufd(&candidate);
+}
+
+fn by_type1(candidate: &Candidate) {
     let type1 = Arc::new(Type1::open(None).unwrap_or_else(|e| panic!("{e}")));
-    let device = KernelDevice::open(&type1, &candidate).unwrap_or_else(|e| panic!("{e}"));
+    let device = KernelDevice::open(&type1, candidate).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(device.irq(IrqKind::Intx).count, 1);
     with_memory(type1, &device);
 }
 
-#[test]
-#[ignore = "needs a mediated device"]
-fn messages_by_iommufd() {
-    let Some(candidate) = candidate() else { return };
+fn by_iommufd(candidate: &Candidate) {
     let iommufd = Arc::new(Iommufd::open().unwrap_or_else(|e| panic!("{e}")));
-    let open = || KernelDevice::open_file(&iommufd, None, &candidate, None);
+    let open = || KernelDevice::open_file(&iommufd, None, candidate, None);
     let device = open().unwrap_or_else(|e| panic!("{e}"));
-    // It is had once.
     let again = open().err().expect("opened twice").to_string();
     assert!(again.contains("is in use"), "{again}");
     with_memory(iommufd.clone(), &device);
