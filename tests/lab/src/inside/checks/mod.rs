@@ -51,11 +51,9 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             budgets::CHECKS,
             assignment::CHECKS,
             interrupts::CHECKS,
-            interrupt_load::CHECKS,
             config_space::CHECKS,
             reset::CHECKS,
             drivers::CHECKS,
-            framebuffer::CHECKS,
             lifecycle::CHECKS,
             operator::CHECKS,
             host_view::CHECKS,
@@ -76,4 +74,19 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
         .flatten()
         .map(|check| Check { ..*check })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::ValueEnum;
+    use std::collections::HashSet;
+
+    #[test]
+    fn each_is_listed_once() {
+        let kernels = HostKernel::value_variants().iter();
+        let checks: Vec<_> = kernels.flat_map(|kernel| on(*kernel)).collect();
+        let names: HashSet<_> = checks.iter().map(|check| check.name).collect();
+        assert_eq!(names.len(), checks.len());
+    }
 }
