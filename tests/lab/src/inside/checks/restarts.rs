@@ -1,19 +1,13 @@
 //! What is assigned goes on working however often its driver, the kernel or the whole guest begins again.
 
 use super::Check;
-use super::interrupts::nobody_complains;
 use crate::cpio::Archive;
 use crate::error::{Context, Result, fail};
 use crate::inside::guest::{Guest, expect_success};
-use crate::inside::linux::{
-    interface_of, interrupts, network_up, ping_all, rebind, sha256_in_guest, wait_for_block_device,
-};
+use crate::inside::linux::{network_up, ping_all, rebind, sha256_in_guest, wait_for_block_device};
 use crate::inside::rig::Rig;
 use crate::inside::vmm::{self, GuestSpec};
-use crate::topology::{
-    E1000E, E1000E_GUEST_ADDRESS, E1000E_PEER, NVME, PF_ADDRESS, VF_GUEST_ADDRESS,
-    VIRTUAL_FUNCTIONS,
-};
+use crate::topology::{NVME, PF_ADDRESS, VF_GUEST_ADDRESS, VIRTUAL_FUNCTIONS};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,7 +39,7 @@ pub const CHECKS: &[Check] = &[
 const TIMES: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A guest with a virtual function, an NVMe disk, the start of which it knows, and a NIC that interrupts by its pin.
+/// A guest with a virtual function and an NVMe disk, the start of which it knows.
 struct Owner {
     guest: Guest,
     sha256: String,
@@ -54,7 +48,7 @@ struct Owner {
 impl Owner {
     fn boot(rig: &mut Rig, spec: GuestSpec) -> Result<Self> {
         let guest = rig.boot(&GuestSpec {
-            assign: vec![VIRTUAL_FUNCTIONS[0], NVME, E1000E],
+            assign: vec![VIRTUAL_FUNCTIONS[0], NVME],
             ..spec
         })?;
         let mut owner = Self {
@@ -73,20 +67,17 @@ impl Owner {
     }
 
     fn load_drivers(&mut self) -> Result<()> {
-        self.guest
-            .sh("modprobe nvme && modprobe e1000e IntMode=0")?;
-        self.networks_up()
+        self.guest.sh("modprobe nvme")?;
+        self.network_up()
     }
 
-    fn networks_up(&mut self) -> Result<()> {
-        network_up(&mut self.guest, "igbvf", VF_GUEST_ADDRESS)?;
-        network_up(&mut self.guest, "e1000e", E1000E_GUEST_ADDRESS).map(drop)
+    fn network_up(&mut self) -> Result<()> {
+        network_up(&mut self.guest, "igbvf", VF_GUEST_ADDRESS).map(drop)
     }
 
-    /// Uses all three devices.
-    fn expect_all_work(&mut self) -> Result<()> {
+    /// Uses both devices.
+    fn expect_both_work(&mut self) -> Result<()> {
         ping_all(&mut self.guest, 5, 0.1, PF_ADDRESS)?;
-        self.expect_the_pin_works()?;
         wait_for_block_device(&mut self.guest, "nvme0n1")?;
         self.guest
             .sh("dd if=/dev/nvme0n1 of=/tmp/taken bs=64k count=16 iflag=direct 2>&1")?;
@@ -96,20 +87,6 @@ impl Owner {
         } else {
             fail(format!("NVMe: wrote {}, reads {taken}", self.sha256))
         }
-    }
-
-    fn expect_the_pin_works(&mut self) -> Result<()> {
-        let interface = interface_of(&mut self.guest, "e1000e")?;
-        let words = ["IO-APIC", &interface];
-        let before = interrupts(&mut self.guest, &words)?;
-        ping_all(&mut self.guest, 5, 0.1, E1000E_PEER)?;
-        if interrupts(&mut self.guest, &words)? - before < 3 {
-            return fail(format!(
-                "{interface} does not interrupt by its pin:\n{}",
-                self.guest.sh("cat /proc/interrupts")?
-            ));
-        }
-        nobody_complains(&mut self.guest)
     }
 
     /// The guest has only begun again when it was told to.
@@ -129,9 +106,8 @@ fn drivers(rig: &mut Rig, cpus: u32) -> Result<()> {
         let mut again = || {
             rebind(&mut owner.guest, "igbvf")?;
             rebind(&mut owner.guest, "nvme")?;
-            rebind(&mut owner.guest, "e1000e")?;
-            owner.networks_up()?;
-            owner.expect_all_work()
+            owner.network_up()?;
+            owner.expect_both_work()
         };
         counted(time, again())?;
     }
@@ -149,7 +125,7 @@ fn reboots(rig: &mut Rig, cpus: u32) -> Result<()> {
                 return fail("the guest did not start over");
             }
             owner.load_drivers()?;
-            owner.expect_all_work()
+            owner.expect_both_work()
         };
         counted(time, again())?;
     }
@@ -175,7 +151,7 @@ fn kexecs(rig: &mut Rig, cpus: u32) -> Result<()> {
                 .guest
                 .sh(&format!("grep -qw kernel={time} /proc/cmdline"))?;
             owner.load_drivers()?;
-            owner.expect_all_work()
+            owner.expect_both_work()
         };
         counted(time, again())?;
     }
