@@ -1,5 +1,6 @@
 //! What is tested, by the part of the machine it is about.
 
+mod affinity;
 mod assignment;
 mod budgets;
 mod config_space;
@@ -9,7 +10,6 @@ mod framebuffer;
 mod host_change;
 mod host_view;
 mod hotplug;
-mod interrupt_load;
 mod interrupts;
 mod iommu_interfaces;
 mod lifecycle;
@@ -63,7 +63,7 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             virtual_functions::CHECKS,
             restarts::CHECKS,
             framebuffer::CHECKS,
-            interrupt_load::CHECKS,
+            affinity::CHECKS,
             hotplug::CHECKS,
         ],
         HostKernel::Tailored => &[iommu_interfaces::ON_TAILORED],
