@@ -13,8 +13,6 @@
 //! - `events`: errors, and the host's wish to have the device back;
 //! - `reset`: when and how the device is reset, alone or with what shares its bus;
 //! - `device`: [`AssignedDevice`], which is all of it.
-//!
-//! Left out, for now: unplugging.
 
 pub mod backend;
 mod bars;

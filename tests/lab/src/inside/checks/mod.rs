@@ -5,8 +5,8 @@ mod assignment;
 mod budgets;
 mod config_space;
 mod disk;
+mod display;
 mod drivers;
-mod framebuffer;
 mod host_change;
 mod host_view;
 mod hotplug;
@@ -62,7 +62,7 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             rebalance::CHECKS,
             virtual_functions::CHECKS,
             restarts::CHECKS,
-            framebuffer::CHECKS,
+            display::CHECKS,
             affinity::CHECKS,
             hotplug::CHECKS,
         ],
