@@ -1,6 +1,6 @@
 //! A running machine, controlled from outside: JSON lines over a Unix socket.
 //!
-//! [`protocol`] is what is said, [`Server`] and [`Client`] are the ends that say it. What is
+//! `protocol` is what is said, [`Server`] and [`Client`] are the ends that say it. What is
 //! done about it is the machine's, behind [`Control`].
 
 mod client;
