@@ -19,7 +19,8 @@ impl Progress {
     /// Work on `total` bytes begins. `what` says what it is: `pinning guest memory`.
     pub fn start(what: &'static str, total: u64) -> Self {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
-        let template = "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {eta}";
+        let template =
+            "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
         if let Ok(style) = ProgressStyle::with_template(template) {
             bar.set_style(style);
         }

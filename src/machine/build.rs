@@ -33,7 +33,7 @@ use crate::cli::Progress;
 use crate::control::Server;
 use crate::interrupt::{Controllers, KvmMsi, KvmRoutes, Routing, Surroundings};
 use crate::memory::layout::ECAM_BASE;
-use crate::memory::{BarDemand, Layout, layout, ram};
+use crate::memory::{BarDemand, HugePages, Layout, layout, populate, ram};
 use crate::vcpu::{Gate, PowerOn, Shared, Spaces, Vcpu};
 use crate::{acpi, boot, config};
 
@@ -128,6 +128,7 @@ struct Core {
     layout: Layout,
     vm: Vm,
     ram: Arc<GuestRam>,
+    pages: HugePages,
 }
 
 impl Core {
@@ -135,11 +136,12 @@ impl Core {
         let vm = Vm::create()?;
         let (memory, phys_bits) = (config.memory.size, vm.phys_bits()?);
         let layout = layout(memory, phys_bits, &BarDemand::default())?;
-        let ram = Arc::new(ram::allocate(&layout, config.memory.huge_pages)?);
-        if config.memory.huge_pages.pool().is_some() {
+        let pages = config.memory.huge_pages;
+        let ram = Arc::new(ram::allocate(&layout, pages)?);
+        if pages.pool().is_some() {
             // They are this guest's alone already; cleared now, none is while it runs.
             let mut bar = Progress::start("populating guest memory", memory);
-            ram::populate(&ram, |done| bar.at(done))?;
+            populate(&ram, pages, |done| bar.at(done))?;
         }
         vm.add_ram(&ram)?;
         let vcpus = vm.create_vcpus(config.cpus)?;
@@ -167,6 +169,7 @@ impl Core {
             layout,
             vm,
             ram,
+            pages,
         })
     }
 
@@ -242,6 +245,7 @@ impl Board {
     fn fabric(&self, core: &Core) -> Fabric {
         Fabric {
             ram: core.ram.clone(),
+            pages: core.pages,
             remapper: self.remapper.clone(),
             msi: self.msi.clone(),
             routes: Arc::new(KvmRoutes(self.routing.clone())),

@@ -11,11 +11,14 @@ use iommu::Remapper;
 use super::assigned::Peers;
 use super::installer::Installer;
 use crate::interrupt::Levels;
+use crate::memory::HugePages;
 
 /// The machine, from a device's side.
 pub struct Fabric {
     /// Guest RAM.
     pub ram: Arc<GuestRam>,
+    /// What it is made of.
+    pub pages: HugePages,
     /// The IOMMU in front of devices.
     pub remapper: Arc<dyn Remapper>,
     /// Messages of emulated devices.

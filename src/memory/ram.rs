@@ -13,10 +13,9 @@ use devices::dma::GuestRam;
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{
-    FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
-};
+use vm_memory::{FileOffset, GuestAddress, GuestRegionMmap, MmapRegion};
 
+use super::align::{HUGE_PAGE, aligned};
 use super::layout::{HIGH_RAM_START, Layout};
 use super::size::display_size;
 use super::supply::{Supply, pool_file, supply};
@@ -26,9 +25,10 @@ use super::supply::{Supply, pool_file, supply};
 pub enum HugePages {
     /// 4 KiB pages only.
     Off,
-    /// Huge pages where the kernel finds them
-    /// (`/sys/kernel/mm/transparent_hugepage/shmem_enabled` must be `advise` or more for it
-    /// to look); 4 KiB pages elsewhere. Costs nothing, so it is the default.
+    /// Huge pages where the kernel finds them, 4 KiB pages elsewhere. Costs nothing, so it is
+    /// the default. Memory that is [populated](super::populate()) is looked for at once; for
+    /// other memory the kernel looks as it is used, if
+    /// `/sys/kernel/mm/transparent_hugepage/shmem_enabled` is `advise` or more.
     #[default]
     Transparent,
     /// 2 MiB pages from the kernel's pool.
@@ -135,38 +135,6 @@ pub fn allocate(layout: &Layout, pages: HugePages) -> Result<GuestRam, RamError>
         .map_err(failed("map guest memory"))
 }
 
-/// Touches every page, so that none has to be found while the guest runs. `progress` is
-/// told the bytes done, now and then.
-pub fn populate(ram: &GuestRam, mut progress: impl FnMut(u64)) -> Result<(), RamError> {
-    const STEP: usize = 64 << 20;
-    let mut done = 0;
-    for region in ram.iter() {
-        let size = usize::try_from(region.len()).unwrap_or(usize::MAX);
-        for offset in (0..size).step_by(STEP) {
-            let len = STEP.min(size - offset);
-            // SAFETY: the range lies in a live mapping of ours, and populating it changes
-            // none of its bytes.
-            let result = unsafe {
-                libc::madvise(
-                    region.as_ptr().add(offset).cast(),
-                    len,
-                    libc::MADV_POPULATE_WRITE,
-                )
-            };
-            if result != 0 {
-                return Err(RamError::Kernel {
-                    wanted: ram.iter().map(|r| r.len()).sum(),
-                    what: "populate guest memory",
-                    source: io::Error::last_os_error(),
-                });
-            }
-            done += len as u64;
-            progress(done);
-        }
-    }
-    Ok(())
-}
-
 fn sealed_memfd(size: u64, pages: HugePages) -> io::Result<File> {
     let flags = MFdFlags::MFD_CLOEXEC
         | MFdFlags::MFD_ALLOW_SEALING
@@ -191,13 +159,20 @@ fn map(file: &Arc<File>, offset: u64, size: u64, pages: HugePages) -> io::Result
     } else {
         libc::MAP_NORESERVE
     };
-    let region = MmapRegionBuilder::new(size)
-        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
-        .with_mmap_flags(libc::MAP_SHARED | reserve)
-        .with_file_offset(FileOffset::from_arc(file.clone(), offset))
-        .with_hugetlbfs(pages.pool().is_some())
-        .build()
-        .map_err(io::Error::other)?;
+    let map = || {
+        MmapRegionBuilder::new(size)
+            .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+            .with_mmap_flags(libc::MAP_SHARED | reserve)
+            .with_file_offset(FileOffset::from_arc(file.clone(), offset))
+            .with_hugetlbfs(pages.pool().is_some())
+            .build()
+            .map_err(io::Error::other)
+    };
+    let region = match pages {
+        HugePages::Transparent => aligned(size, HUGE_PAGE, map)?,
+        // Small ones go anywhere, and a pool's are put where they fit.
+        HugePages::Off | HugePages::Size2M | HugePages::Size1G => map()?,
+    };
     advise(&region, libc::MADV_DONTDUMP);
     match pages {
         HugePages::Off => advise(&region, libc::MADV_NOHUGEPAGE),
@@ -249,7 +224,7 @@ pub fn backing(region: &GuestRegionMmap) -> Option<(std::os::fd::RawFd, u64)> {
 mod tests {
     use super::*;
     use crate::memory::layout::{BarDemand, layout};
-    use vm_memory::Bytes;
+    use vm_memory::{Bytes, GuestMemoryBackend, GuestMemoryRegion};
 
     fn small() -> Layout {
         layout(32 << 20, 40, &BarDemand::default()).unwrap()
@@ -285,17 +260,6 @@ mod tests {
         ram.write_obj(7u8, GuestAddress(HIGH_RAM_START + (1 << 30) - 1))
             .unwrap();
         assert!(ram.write_obj(7u8, GuestAddress(2 << 30)).is_err());
-    }
-
-    #[test]
-    fn populating_touches_every_page_and_counts_up() {
-        let ram = allocate(&small(), HugePages::Off).unwrap();
-        let mut told = Vec::new();
-        populate(&ram, |done| told.push(done)).unwrap();
-        assert_eq!(told.last(), Some(&(32 << 20)));
-        use std::os::unix::fs::MetadataExt;
-        let file = ram.iter().next().unwrap().file_offset().unwrap().clone();
-        assert_eq!(file.file().metadata().unwrap().blocks() * 512, 32 << 20);
     }
 
     #[test]

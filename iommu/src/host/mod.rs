@@ -9,7 +9,7 @@ mod pin;
 mod type1;
 
 pub use iommufd::{Iommufd, IommufdError};
-pub use pin::{PinError, PinnedMemory, pin_memory};
+pub use pin::{PinError, PinnedMemory, check_lock_limit, pin_memory};
 pub use type1::{OpenError, Type1};
 /// The KVM VFIO device, opaque here: KVM learns from it which groups the machine holds.
 pub use vfio_ioctls::VfioDeviceFd as HypervisorVfio;

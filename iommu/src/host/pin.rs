@@ -84,6 +84,16 @@ pub enum PinError {
     Map(#[source] MapError),
 }
 
+/// Whether this process may lock all of `ram`, as [`pin_memory`] asks too: to be asked before
+/// work that a refusal would make useless.
+pub fn check_lock_limit(ram: &GuestMemoryMmap<()>) -> Result<(), PinError> {
+    LockLimit::of_this_process().check(size(ram) >> 10)
+}
+
+fn size(ram: &GuestMemoryMmap<()>) -> u64 {
+    ram.iter().map(|region| region.len()).sum()
+}
+
 /// Maps all of `ram` for the devices behind `mapper`, calling `progress` with the bytes done
 /// and in all, first with none done and then after each chunk. If a chunk fails, those before
 /// it are unmapped again; if this process may not lock as much, none is mapped.
@@ -92,7 +102,7 @@ pub fn pin_memory(
     ram: Arc<GuestMemoryMmap<()>>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<PinnedMemory, PinError> {
-    let total = ram.iter().map(|region| region.len()).sum();
+    let total = size(&ram);
     let limit = LockLimit::of_this_process();
     limit.check(total >> 10)?;
     let mut pinned = PinnedMemory {

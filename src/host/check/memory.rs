@@ -17,10 +17,21 @@ pub fn huge_pages(host: &Host) -> Finding {
     match shared {
         Some("never" | "deny") if !free => Finding::warn(
             TOPIC,
-            format!("{what}: guests run on 4 KiB pages, which take longer to pin and to look up"),
+            format!(
+                "{what}: {} on 4 KiB pages, which take longer to look up",
+                who(shared)
+            ),
             format!("`echo advise > /{SHARED}`, or reserve some for --memory SIZE,hugepages=2M"),
         ),
         _ => Finding::ok(TOPIC, what),
+    }
+}
+
+/// Who gets none. Memory that is populated for a device is made huge all the same.
+fn who(shared: Option<&str>) -> &'static str {
+    match shared {
+        Some("never") => "guests with no device (all, before Linux 6.1) run",
+        _ => "guests run",
     }
 }
 

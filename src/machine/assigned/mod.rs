@@ -57,7 +57,7 @@ impl Assigner {
     pub fn new(vm: &Vm, fabric: &Fabric) -> Self {
         Self {
             side: Mutex::new(Side {
-                host: HostSide::new(vm, fabric.ram.clone()),
+                host: HostSide::new(vm, fabric.ram.clone(), fabric.pages),
                 open: 0,
             }),
             resets: ResetSet::new(),

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use devices::dma::GuestRam;
 use devices::vfio::{Candidate, KernelDevice};
-use iommu::host::{HostMapper, PinnedMemory, pin_memory};
+use iommu::host::{HostMapper, PinnedMemory, check_lock_limit, pin_memory};
 use kvm_ioctls::VmFd;
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::interface::{self, Interface};
 use super::kvm_vfio::KvmVfio;
@@ -15,6 +16,7 @@ use crate::config;
 use crate::host::{Assignable, Host, HostDevice, Inherited};
 use crate::machine::Error;
 use crate::machine::vm::Vm;
+use crate::memory::{HugePages, populate};
 
 /// The machine's side of the host's IOMMU: devices are opened into it, at the start or later,
 /// and all of guest memory is mapped for them.
@@ -24,6 +26,7 @@ use crate::machine::vm::Vm;
 pub struct HostSide {
     vm: Arc<VmFd>,
     ram: Arc<GuestRam>,
+    pages: HugePages,
     /// KVM has one such device only: made when it is first needed, and kept.
     kvm: Option<Arc<KvmVfio>>,
     /// While there are devices.
@@ -46,11 +49,12 @@ pub(super) struct Prospect {
 }
 
 impl HostSide {
-    /// A side with no devices: nothing of the host's is opened yet.
-    pub fn new(vm: &Vm, ram: Arc<GuestRam>) -> Self {
+    /// A side with no devices: nothing of the host's is opened yet. RAM is made of `pages`.
+    pub fn new(vm: &Vm, ram: Arc<GuestRam>, pages: HugePages) -> Self {
         Self {
             vm: vm.fd.clone(),
             ram,
+            pages,
             kvm: None,
             occupied: None,
         }
@@ -101,12 +105,27 @@ impl HostSide {
     }
 
     fn pin(&self, interface: &Interface) -> Result<PinnedMemory, Error> {
+        check_lock_limit(&self.ram)?;
+        self.populate()?;
         let mut bar: Option<Progress> = None;
         let pinned = pin_memory(interface.mapper(), self.ram.clone(), &mut |done, total| {
             bar.get_or_insert_with(|| Progress::start("pinning guest memory", total))
                 .at(done);
         })?;
         Ok(pinned)
+    }
+
+    /// Finds all of memory: with several threads, where the IOMMU would do it page by page.
+    /// What is left for it then is a twentieth of the time (in the lab), not worth doing at once.
+    fn populate(&self) -> Result<(), Error> {
+        if self.pages.pool().is_some() {
+            // That was done when it was made.
+            return Ok(());
+        }
+        let total = self.ram.iter().map(|region| region.len()).sum();
+        let mut bar = Progress::start("populating guest memory", total);
+        populate(&self.ram, self.pages, |done| bar.at(done))?;
+        Ok(())
     }
 }
 

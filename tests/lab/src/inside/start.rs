@@ -30,9 +30,10 @@ const KINDS: [Pages; 3] = [Pages::Small, Pages::Transparent, Pages::Pool];
 
 const CAPTION: &str = "from exec to the guest's first instruction, s (median; both by the host's CLOCK_MONOTONIC: \
     sched_process_exec, kvm_entry). 4 KiB: transparent huge pages never, Sluice with hugepages=off; transparent: \
-    madvise for anonymous memory, advise for shared; 2 MiB: the kernel's pool. QEMU: -machine pc, memory by -m alone \
-    (anonymous, merge and dump as they are by default, no prealloc), from the pool by memory-backend-memfd,hugetlb=on. \
-    One vCPU, one virtual function. QEMU's first instruction is its firmware's, Sluice's the kernel's";
+    madvise for anonymous memory, never for shared, as Debian has it; 2 MiB: the kernel's pool. QEMU: -machine pc, \
+    memory by -m alone (anonymous, merge and dump as they are by default, no prealloc), from the pool by \
+    memory-backend-memfd,hugetlb=on. One vCPU, one virtual function. QEMU's first instruction is its firmware's, \
+    Sluice's the kernel's";
 
 /// Measures each case with each monitor and tells the table.
 pub fn run(bench: &Bench) -> Result<()> {
@@ -107,12 +108,12 @@ impl Pages {
 
     /// Makes the host give such pages to a guest of this size.
     fn provide(self, gib: u32) -> Result<()> {
-        let (anonymous, shared) = match self {
-            Self::Transparent => ("madvise", "advise"),
-            Self::Small | Self::Pool => ("never", "never"),
+        let anonymous = match self {
+            Self::Transparent => "madvise",
+            Self::Small | Self::Pool => "never",
         };
         sysfs::write(format!("{TRANSPARENT}/enabled"), anonymous)?;
-        sysfs::write(format!("{TRANSPARENT}/shmem_enabled"), shared)?;
+        sysfs::write(format!("{TRANSPARENT}/shmem_enabled"), "never")?;
         sysfs::write("/proc/sys/vm/drop_caches", "3")?;
         sysfs::write("/proc/sys/vm/compact_memory", "1")?;
         let wanted = match self {
