@@ -29,6 +29,8 @@ mod descriptor;
 mod entry;
 mod event;
 mod faults;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod interrupts;
 mod live;
 mod memory;

@@ -2,9 +2,12 @@
 
 mod caches;
 mod faults;
+mod hostile;
 mod interrupts;
+mod orders;
 mod queue;
 mod reasons;
+mod reference;
 mod registers;
 mod translation;
 
