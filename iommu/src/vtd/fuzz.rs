@@ -70,7 +70,11 @@ fn unit(bytes: &[u8]) -> (Vtd, Input<'_>) {
     };
     let ram = [(GuestAddress(0), RAM)];
     let memory = GuestMemoryMmap::from_ranges(&ram).unwrap_or_default();
-    let pattern: Vec<u8> = input.0.iter().copied().cycle().take(RAM).collect();
+    let mut pattern = input.0.to_vec();
+    while (1..RAM).contains(&pattern.len()) {
+        pattern.extend_from_within(..);
+    }
+    pattern.truncate(RAM);
     // Written whole or, without RAM, not at all: either is a guest.
     let _ = memory.write_slice(&pattern, GuestAddress(0));
     (Vtd::new(config, Arc::new(memory), Arc::new(Deaf)), input)
