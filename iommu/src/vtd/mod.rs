@@ -39,10 +39,11 @@ mod protected;
 mod queue;
 mod registers;
 mod sink;
+mod space;
 mod state;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod translate;
 mod walk;
 
@@ -63,6 +64,7 @@ pub use self::config::{VtdConfig, Width};
 pub use self::faults::{FaultReason, RECORDS};
 pub use self::registers::{Capability, ExtendedCapability, offset};
 pub use self::sink::{Deaf, TranslationChange, VtdSink};
+pub(crate) use self::space::{AddressSpace, TooManyTables, UNTRANSLATED};
 pub use self::state::VtdState;
 
 /// Bytes of the register page.

@@ -12,7 +12,7 @@ use super::walk::{Context, Denied, NoPage, Page, Stage, find_context, find_page}
 use crate::{Access, Fault, Translation};
 
 /// Writes here are interrupt requests, whatever the tables say (VT-d 4.1 §3.15).
-const INTERRUPTS: Range<u64> = 0xfee0_0000..0xfef0_0000;
+pub(super) const INTERRUPTS: Range<u64> = 0xfee0_0000..0xfef0_0000;
 
 /// No translation. With no reason, the request is stopped and not recorded.
 type Refused = Option<Denied>;

@@ -63,7 +63,7 @@ impl From<FaultReason> for Denied {
 
 /// What a device may do with a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Page {
+pub(crate) struct Page {
     /// First I/O virtual address.
     pub iova: u64,
     /// First guest-physical address.

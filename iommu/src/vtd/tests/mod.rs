@@ -19,7 +19,10 @@ use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
 
+/// RAM at the bottom, and some more above 4 GiB.
 pub const RAM: usize = 32 << 20;
+pub const HIGH: u64 = 1 << 32;
+pub const HIGH_RAM: usize = 4 << 20;
 /// Where the root table is; context tables follow, one for each bus.
 pub const ROOT: u64 = 0x1000;
 const CONTEXTS: u64 = 0x2000;
@@ -108,7 +111,7 @@ impl Rig {
     }
 
     pub fn with(config: VtdConfig) -> Self {
-        let ram = [(GuestAddress(0), RAM)];
+        let ram = [(GuestAddress(0), RAM), (GuestAddress(HIGH), HIGH_RAM)];
         let memory = Arc::new(GuestMemoryMmap::<()>::from_ranges(&ram).unwrap());
         let sink = Arc::new(Recorder::default());
         Self {
