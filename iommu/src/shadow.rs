@@ -160,17 +160,17 @@ impl Shadow {
 
     /// Makes everything as the tables say now: when the device is attached.
     pub fn replay(&self) -> Result<Followed, ShadowError> {
-        let space = self.config.vtd.address_space(self.config.requester);
         let state = &mut *self.state();
-        state.space = space;
+        state.space = self.config.vtd.address_space(self.config.requester);
         self.synchronize(state, EVERYTHING)
     }
 
     /// Follows what the guest has announced. When this returns without [`ShadowError::Unmap`],
     /// the device reaches nothing that the guest has taken from it.
     pub fn follow(&self, change: TranslationChange) -> Result<Followed, ShadowError> {
-        let space = self.config.vtd.address_space(self.config.requester);
+        // What was read before another thread's change must not be followed after it.
         let state = &mut *self.state();
+        let space = self.config.vtd.address_space(self.config.requester);
         if space != state.space {
             state.space = space;
             return self.synchronize(state, EVERYTHING);

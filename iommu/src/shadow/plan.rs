@@ -125,3 +125,46 @@ impl Wanted {
         missing
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(iova: u64, gpa: u64, len: u64) -> Run {
+        Run {
+            iova,
+            gpa,
+            len,
+            writable: true,
+        }
+    }
+
+    #[test]
+    fn runs_do_not_cross_regions_that_touch() {
+        // Contiguous for the guest, but not in this process.
+        let ram = Ram(vec![0..0x4000, 0x4000..0x8000]);
+        let mut wanted = Wanted::new(10);
+        assert!(wanted.add(&ram, run(0x1_2000, 0x2000, 0x4000)));
+        assert!(wanted.add(&ram, run(0x1_6000, 0x6000, 0x4000)));
+        let runs = [run(0x1_2000, 0x2000, 0x2000), run(0x1_4000, 0x4000, 0x4000)];
+        assert_eq!(wanted.runs, runs);
+    }
+
+    #[test]
+    fn missing_is_what_is_not_kept() {
+        let ram = Ram(vec![0..0x8000, 0x10_0000..0x20_0000]);
+        let mut wanted = Wanted::new(10);
+        assert!(wanted.add(&ram, run(0x1000, 0x1000, 0x7000)));
+        assert!(wanted.add(&ram, run(0x9000, 0x2000, 0x1000)));
+        let kept = [run(0x2000, 0x2000, 0x1000), run(0x6000, 0x6000, 0x2000)];
+        assert!(kept.iter().all(|run| wanted.keeps(run)));
+        let missing = [
+            run(0x1000, 0x1000, 0x1000),
+            run(0x3000, 0x3000, 0x3000),
+            run(0x9000, 0x2000, 0x1000),
+        ];
+        assert_eq!(wanted.missing(&kept), missing);
+        assert!(!wanted.keeps(&run(0x2000, 0x3000, 0x1000)), "elsewhere");
+        assert!(!wanted.keeps(&run(0x7000, 0x7000, 0x2000)), "too long");
+    }
+}

@@ -188,6 +188,21 @@ fn only_ram_is_mapped() {
 }
 
 #[test]
+fn what_the_unit_would_fault_at_is_not_mapped() {
+    let s = Shadowed::on();
+    s.map(0x1000, 0x1000 | 1 << 62, RW);
+    s.map(0x2000, 0x2000, RW);
+    let slot = s.rig.slot(s.top, 4, 2, 0x40_0000);
+    s.rig.poke(slot, 0x40_1000 | 1 << 7 | RW);
+    s.map(0x60_0000, 0x2000, RW);
+    let slot = s.rig.slot(s.top, 4, 2, 0x60_0000);
+    s.rig.poke(slot, s.rig.peek(slot) | 1 << 11);
+    s.rig.poke(s.rig.slot(s.top, 4, 2, 0x80_0000), 1 << 40 | RW);
+    s.shadow.replay().unwrap();
+    assert_eq!(s.runs(), [(0x2000, 0x1000)]);
+}
+
+#[test]
 fn addresses_of_interrupts_are_not_mapped() {
     let s = Shadowed::on();
     s.map(0xfedf_f000, 0x1000, RW);

@@ -69,7 +69,6 @@ impl Vtd {
         if wanted.interrupt_table() {
             let table = self.registers().interrupts;
             self.live.set_interrupts(table);
-            self.entries.invalidate(None);
             self.set_status(|status| status.set_interrupt_table(true));
         }
         self.set_status(|status| {
@@ -79,8 +78,10 @@ impl Vtd {
         let differs = wanted.interrupt_table()
             || wanted.interrupts() != is.interrupts()
             || wanted.compatibility() != is.compatibility();
-        if differs && (wanted.interrupts() || is.interrupts()) {
+        if differs {
             self.entries.invalidate(None);
+        }
+        if differs && (wanted.interrupts() || is.interrupts()) {
             self.sink.interrupts_changed(None);
         }
     }

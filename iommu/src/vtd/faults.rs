@@ -61,23 +61,6 @@ impl FaultReason {
     pub const fn code(self) -> u8 {
         self as u8
     }
-
-    /// A *qualified* fault: FPD of the context or interrupt entry keeps it from being
-    /// recorded (VT-d 4.1 §7.1.3).
-    pub const fn is_qualified(self) -> bool {
-        !matches!(
-            self,
-            Self::RootNotPresent
-                | Self::RootAccess
-                | Self::RootReserved
-                | Self::ContextAccess
-                | Self::RequestReserved
-                | Self::IndexTooLarge
-                | Self::EntryAccess
-                | Self::CompatibilityBlocked
-                | Self::TableModeInvalid
-        )
-    }
 }
 
 /// A fault to be recorded.

@@ -21,7 +21,7 @@ struct Refused {
     reason: FaultReason,
     /// The index, as far as there is one.
     index: u32,
-    /// FPD of the entry.
+    /// FPD of the entry, if it was got so far: it keeps the fault from being recorded.
     fault_disable: bool,
 }
 
@@ -46,7 +46,7 @@ impl Vtd {
             Request::Remappable(index) => self.resolve(table, requester, index),
         };
         resolved.map_err(|refused| {
-            if !(refused.fault_disable && refused.reason.is_qualified()) {
+            if !refused.fault_disable {
                 self.record(Blocked {
                     reason: refused.reason,
                     source: requester,
@@ -137,7 +137,7 @@ impl EntryCache {
     }
 
     /// The entry, or the generation to keep it under once it is read.
-    fn find(&self, index: u32) -> Result<InterruptEntry, u64> {
+    pub fn find(&self, index: u32) -> Result<InterruptEntry, u64> {
         let entries = self.0.read().unwrap_or_else(PoisonError::into_inner);
         match entries.slots.get(index as usize % SLOTS) {
             Some(&Some((at, entry))) if at == index => Ok(entry),
@@ -145,7 +145,8 @@ impl EntryCache {
         }
     }
 
-    fn keep(&self, generation: u64, index: u32, entry: InterruptEntry) {
+    /// Keeps an entry, unless something was invalidated since `generation`.
+    pub fn keep(&self, generation: u64, index: u32, entry: InterruptEntry) {
         let entries = &mut *self.0.write().unwrap_or_else(PoisonError::into_inner);
         if entries.generation != generation {
             return;

@@ -138,7 +138,7 @@ impl Vtd {
     }
 
     fn block(&self, source: Bdf, iova: u64, access: Access, denied: Denied) {
-        if denied.fault_disable && denied.reason.is_qualified() {
+        if denied.fault_disable {
             return;
         }
         self.record(Blocked {

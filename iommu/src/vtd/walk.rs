@@ -48,7 +48,8 @@ impl Context {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Denied {
     pub reason: FaultReason,
-    /// FPD of the context entry, if there was one to look at.
+    /// FPD of the context entry: it keeps the fault from being recorded. Clear if it was not
+    /// got so far, as only faults from there on are *qualified* (VT-d 4.1 §7.1.3).
     pub fault_disable: bool,
 }
 

@@ -1,5 +1,8 @@
 //! What stays until it is invalidated, and what goes when it is (VT-d 4.1 §6.2, §6.5).
 
+use super::super::cache::{Cache, PageScope};
+use super::super::interrupts::EntryCache;
+use super::super::walk::{Context, Page, Stage};
 use super::*;
 
 /// What is invalidated, by registers or by the queue.
@@ -456,4 +459,77 @@ fn more_pages_and_contexts_than_there_is_room_for_do_no_harm() {
         let requester = Bdf::from_requester_id((i % 0x555) as u16 * 3);
         assert_eq!(rig.read(requester, i << 12), None);
     }
+}
+
+#[test]
+fn a_domain_does_not_lose_the_pages_of_another() {
+    // Domains whose pages are in the same places of the IOTLB, and one requester in both.
+    let rig = Rig::on();
+    let tops = [5, 5 + 256].map(|domain| {
+        let top = rig.domain(NIC, domain);
+        rig.map(top, 0x4000, 0x8000, RW);
+        rig.contexts(GLOBAL, 0, NIC, 0);
+        load_and_unmap(&rig, NIC, 0x4000);
+        top
+    });
+    rig.iotlb(SELECTIVE, 5 + 256, 0x4000);
+    assert!(!cached(&rig, NIC, 0x4000));
+    rig.attach(NIC, 5, tops[0]);
+    rig.contexts(GLOBAL, 0, NIC, 0);
+    assert!(cached(&rig, NIC, 0x4000));
+}
+
+#[test]
+fn turning_translation_off_forgets_everything() {
+    both(|rig, _| {
+        load_and_unmap(rig, NIC, 0x4000);
+        let queue = rig.r32(offset::GSTS) & QIE;
+        rig.w32(offset::GCMD, queue);
+        rig.w32(offset::GCMD, queue | TE);
+        assert!(!cached(rig, NIC, 0x4000));
+    });
+}
+
+#[test]
+fn what_an_invalidation_overtakes_is_not_kept() {
+    let context = Context {
+        requester: NIC,
+        domain: 5,
+        stage: Stage::Tables { root: 0, levels: 4 },
+        width: 48,
+        fault_disable: false,
+    };
+    let page = Page {
+        iova: 0x4000,
+        gpa: 0x8000,
+        shift: 12,
+        read: true,
+        write: true,
+    };
+    let cache = Cache::new();
+    let find = || cache.find(NIC, 0x4000, Access::Read);
+    for overtaken in [true, false] {
+        let generation = find().map_or_else(|miss| miss.generation, |_| panic!("a hit"));
+        if overtaken {
+            // Of another domain even: shards know no better, and lose no more than time.
+            cache.invalidate_pages(PageScope::Domain(9));
+        }
+        cache.keep(generation, context, Some(page));
+        assert_eq!(find().is_ok(), !overtaken);
+    }
+}
+
+#[test]
+fn an_interrupt_entry_that_an_invalidation_overtakes_is_not_kept() {
+    let entries = EntryCache::new();
+    let entry = super::super::entry::InterruptEntry(1);
+    let generation = entries.find(9).unwrap_err();
+    entries.invalidate(Some(7..8));
+    entries.keep(generation, 9, entry);
+    let generation = entries.find(9).unwrap_err();
+    entries.keep(generation, 9, entry);
+    assert_eq!(entries.find(9), Ok(entry));
+    // In the same place, but another one.
+    entries.invalidate(Some(9 + 1024..10 + 1024));
+    assert_eq!(entries.find(9), Ok(entry));
 }
