@@ -37,7 +37,7 @@ impl AddressSpace {
 pub(crate) struct TooManyTables;
 
 /// Entries of a table that are read one by one; if more, the table is read at once.
-const FEW: usize = 8;
+const FEW: u64 = 8;
 
 impl Vtd {
     /// Where a requester's address space is, according to the tables now. Nothing is recorded.
@@ -112,28 +112,40 @@ impl Descent<'_> {
         self.tables = left;
         let shift = level_shift(level);
         let indices = self.indices(table.iova, shift);
-        let mut entries = [0; 512];
-        self.read(table.gpa, indices.clone(), &mut entries);
-        for (i, &entry) in entries
-            .iter()
-            .enumerate()
-            .take(indices.end)
-            .skip(indices.start)
-        {
-            let iova = table.iova | (i as u64) << shift;
-            self.entry(PageEntry(entry), table, iova, level)?;
+        if indices.end.saturating_sub(indices.start) > FEW {
+            return self.many(table, level, indices);
+        }
+        for index in indices {
+            let at = table.gpa.saturating_add(8 * index);
+            let entry = read_entry(&self.vtd.memory, at).unwrap_or(0);
+            self.entry(PageEntry(entry), table, index, level)?;
         }
         ControlFlow::Continue(())
     }
 
-    fn entry(&mut self, entry: PageEntry, table: Page, iova: u64, level: u8) -> Flow {
+    /// Reads a table at once. One that is not in RAM has no entries.
+    fn many(&mut self, table: Page, level: u8, indices: Range<u64>) -> Flow {
+        let mut bytes = [0; 0x1000];
+        let start = GuestAddress(table.gpa);
+        if self.vtd.memory.read_slice(&mut bytes, start).is_err() {
+            return ControlFlow::Continue(());
+        }
+        let (entries, _) = bytes.as_chunks();
+        for (index, entry) in (0..).zip(entries).filter(|(i, _)| indices.contains(i)) {
+            let entry = PageEntry(u64::from_le_bytes(*entry));
+            self.entry(entry, table, index, level)?;
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn entry(&mut self, entry: PageEntry, table: Page, index: u64, level: u8) -> Flow {
         if !entry.present() || entry.is_reserved(level, &self.vtd.config) {
             return ControlFlow::Continue(());
         }
         let leaf = entry.is_leaf(level);
         let shift = if leaf { level_shift(level) } else { 12 };
         let next = Page {
-            iova,
+            iova: table.iova | index << level_shift(level),
             gpa: entry.address(shift),
             shift,
             read: table.read && entry.read(),
@@ -151,35 +163,13 @@ impl Descent<'_> {
     }
 
     /// Which entries of a table that begins at `iova` are about the range.
-    fn indices(&self, iova: u64, shift: u8) -> Range<usize> {
-        let index = |at: u64| (at.saturating_sub(iova) >> shift).min(512) as usize;
+    fn indices(&self, iova: u64, shift: u8) -> Range<u64> {
+        let index = |at: u64| (at.saturating_sub(iova) >> shift).min(512);
         let last = self.range.end.saturating_sub(1);
         if self.range.is_empty() || last < iova {
             return 0..0;
         }
         index(self.range.start)..(index(last) + 1).min(512)
-    }
-
-    /// Reads entries; those that are not in RAM stay as they are.
-    fn read(&self, table: u64, indices: Range<usize>, entries: &mut [u64; 512]) {
-        let Some(entries) = entries.get_mut(indices.clone()) else {
-            return;
-        };
-        let start = table.saturating_add(8 * indices.start as u64);
-        if entries.len() <= FEW {
-            for (entry, at) in entries.iter_mut().zip((start..).step_by(8)) {
-                *entry = read_entry(&self.vtd.memory, at).unwrap_or(0);
-            }
-            return;
-        }
-        let mut bytes = [0; 512 * 8];
-        let bytes = &mut bytes[..entries.len() * 8];
-        let whole = self.vtd.memory.read_slice(bytes, GuestAddress(start));
-        if whole.is_ok() {
-            for (entry, bytes) in entries.iter_mut().zip(bytes.chunks_exact(8)) {
-                *entry = bytes.try_into().map_or(0, u64::from_le_bytes);
-            }
-        }
     }
 }
 
