@@ -8,7 +8,9 @@ use super::registers::{FaultRecord, FaultStatus};
 /// How many fault recording registers there are.
 pub const RECORDS: usize = 8;
 
-/// Why a request was blocked. The names in comments are the manual's.
+/// Why a request was blocked. The names in comments are the manual's. LCT.5 (0Dh) is left
+/// out: it is about translation requests and translated requests, which devices here do not
+/// make.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]
 pub enum FaultReason {

@@ -7,7 +7,7 @@ mod interrupts;
 mod orders;
 mod queue;
 mod reasons;
-mod reference;
+pub(crate) mod reference;
 mod registers;
 mod translation;
 

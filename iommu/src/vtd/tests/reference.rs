@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use super::*;
 
 /// Bits of host address, for which the tables below are written.
-const HAW: u32 = 40;
+pub(crate) const HAW: u32 = 40;
 
 /// Pages that tables are in: ROOT is the first, and entries point at all of them.
-const POOL: std::ops::Range<u64> = 0x10..0x1c;
+pub(crate) const POOL: std::ops::Range<u64> = 0x10..0x1c;
 
 /// What a request comes to: address and length, or the fault's reason.
 type Outcome = Result<(u64, u64), u8>;
@@ -109,31 +109,31 @@ impl Reference<'_> {
 }
 
 /// An entry that likely points into the pool, and likely has few flags wrong.
-fn entry() -> impl Strategy<Value = u64> {
+pub(crate) fn entry() -> impl Strategy<Value = u64> {
     let address = prop_oneof![
-        8 => POOL.prop_map(|page| page << 12),
+        16 => POOL.prop_map(|page| page << 12),
         2 => (0_u64..1 << 10).prop_map(|giant| giant << 30),
         1 => (0_u64..1 << 19).prop_map(|large| large << 21),
         1 => Just(0xfee0_0000),
         1 => Just(1 << 39),
     ];
     let flags = prop_oneof![
-        8 => Just(3_u64),
+        16 => Just(3_u64),
         2 => 0_u64..4,
         2 => (0_u64..4).prop_map(|flags| flags | 0x80),
         1 => any::<u16>().prop_map(|flags| u64::from(flags) & 0xfff),
     ];
     let stray = prop_oneof![
-        12 => Just(0_u64),
+        40 => Just(0_u64),
         1 => (0_u32..64).prop_map(|bit| 1 << bit),
     ];
     (address, flags, stray).prop_map(|(address, flags, stray)| address | flags | stray)
 }
 
 fn context_low() -> impl Strategy<Value = u64> {
-    let kind = prop_oneof![6 => Just(0_u64), 1 => 0_u64..4];
+    let kind = prop_oneof![20 => Just(0_u64), 1 => 0_u64..4];
     let wrong = prop_oneof![
-        10 => Just(1_u64),
+        30 => Just(1_u64),
         1 => Just(0),
         1 => (0_u32..64).prop_map(|bit| 1 | 1 << bit),
     ];
@@ -141,22 +141,19 @@ fn context_low() -> impl Strategy<Value = u64> {
 }
 
 fn context_high() -> impl Strategy<Value = u64> {
-    let width = prop_oneof![8 => 1_u64..4, 1 => 0_u64..8];
-    let wrong = prop_oneof![10 => Just(0_u64), 1 => (0_u32..64).prop_map(|bit| 1 << bit)];
+    let width = prop_oneof![30 => 1_u64..4, 1 => 0_u64..8];
+    let wrong = prop_oneof![30 => Just(0_u64), 1 => (0_u32..64).prop_map(|bit| 1 << bit)];
     (width, wrong).prop_map(|(width, wrong)| width | wrong | 0x700)
 }
 
 /// Addresses whose indices are among the few that the tables have entries at.
-fn iova() -> impl Strategy<Value = u64> {
-    let parts = vec(0_u64..4, 5);
-    (parts, 0_u64..0x1000, 0_u32..70).prop_map(|(parts, offset, bit)| {
-        let high = if bit < 60 { 0 } else { 1 << (bit - 6) };
-        parts
-            .iter()
-            .fold(0, |iova, part| iova << 9 | part)
-            .wrapping_shl(12)
-            | offset
-            | high
+pub(crate) fn iova() -> impl Strategy<Value = u64> {
+    // Mostly of three parts, which fit every width.
+    let parts = prop_oneof![3 => vec(0_u64..4, 3), 1 => vec(0_u64..4, 5)];
+    (parts, 0_u64..0x1000, 0_u32..200).prop_map(|(parts, offset, bit)| {
+        let stray = if bit < 64 { 1 << bit } else { 0 };
+        let page = parts.iter().fold(0, |page, part| page << 9 | part);
+        page << 12 | offset | stray
     })
 }
 
@@ -215,7 +212,11 @@ proptest! {
         entries in vec(entry(), 48),
         contexts in vec((context_low(), context_high()), 1..4),
         requests in vec((iova(), any::<bool>()), 1..60),
-        width in prop_oneof![Just(Width::Bits39), Just(Width::Bits48), Just(Width::Bits57)],
+        width in prop_oneof![
+            1 => Just(Width::Bits39),
+            1 => Just(Width::Bits48),
+            6 => Just(Width::Bits57),
+        ],
         snoop_control in any::<bool>(),
         device_tlb in any::<bool>(),
     ) {
