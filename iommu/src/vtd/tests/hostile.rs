@@ -69,31 +69,3 @@ fn a_wait_cannot_make_the_queue_endless() {
     rig.w64(offset::IQT, 255 * 16);
     assert!(rig.r64(offset::IQH) <= 255 * 16);
 }
-
-#[test]
-fn requests_and_invalidations_on_many_threads_end() {
-    let rig = Rig::on();
-    let top = rig.domain(NIC, 5);
-    rig.attach(DISK, 5, top);
-    let slot = rig.slot(top, 4, 1, 0x4000);
-    rig.poke(slot, 0x8000 | RW);
-    rig.enable_queue();
-    std::thread::scope(|scope| {
-        for requester in [NIC, DISK, NIC] {
-            let vtd = &rig.vtd;
-            scope.spawn(move || {
-                for _ in 0..2000 {
-                    let to = vtd.translate(requester, 0x4000, 8, Access::Write);
-                    assert!(to.is_ok_and(|to| to.gpa == 0x8000 || to.gpa == 0x9000));
-                }
-            });
-        }
-        // Once an invalidation is over, nobody is shown the page from before.
-        for round in 0..500_u64 {
-            let now = 0x8000 + round % 2 * 0x1000;
-            rig.poke(slot, now | RW);
-            rig.submit(0x32 | 5 << 16, 0x4000);
-            assert_eq!(rig.read(NIC, 0x4000), Some(now));
-        }
-    });
-}
