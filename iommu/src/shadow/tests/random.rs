@@ -156,7 +156,7 @@ impl Run {
 
 proptest! {
     #[test]
-    fn the_host_maps_what_the_guest_does(steps in vec(step(), 1..60)) {
+    fn the_host_maps_what_the_guest_does(steps in vec(step(), 1..40)) {
         let mut run = Run::new();
         run.check();
         for step in steps {

@@ -238,7 +238,11 @@ impl Rig {
 
     /// The pending fault records in order, cleared.
     pub fn take_faults(&self) -> Vec<Record> {
-        let first = (self.r32(offset::FSTS) >> 8 & 0xff) as usize;
+        let status = self.r32(offset::FSTS);
+        if status & 3 == 0 {
+            return Vec::new();
+        }
+        let first = (status >> 8 & 0xff) as usize;
         let mut records = Vec::new();
         for i in 0..RECORDS {
             let at = offset::FRCD + 16 * ((first + i) % RECORDS) as u64;

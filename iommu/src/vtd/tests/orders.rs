@@ -230,7 +230,7 @@ impl Run {
 
 proptest! {
     #[test]
-    fn what_is_gone_is_never_served(steps in vec(step(), 1..300)) {
+    fn what_is_gone_is_never_served(steps in vec(step(), 1..200)) {
         let mut run = Run::new();
         for step in steps {
             run.take(step);
