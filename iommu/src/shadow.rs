@@ -15,7 +15,6 @@
 //! - What is not RAM, such as another device's registers, is not mapped.
 //! - What the guest lets the device only write, it may read too: [`HostMapper`] has no
 //!   mappings without reading.
-//! - Protected memory regions (VT-d 4.1 §11.4.8) do not stop it.
 
 mod plan;
 #[cfg(test)]
@@ -219,16 +218,12 @@ impl Shadow {
         let mut wanted = Wanted::new(limits.mappings);
         let complete = match space {
             AddressSpace::Nothing => true,
-            AddressSpace::Identity { width } => {
+            AddressSpace::Identity { width, protected } => {
                 let end = 1_u64.checked_shl(width.into()).unwrap_or(u64::MAX);
                 let range = range.start..range.end.min(end);
-                let mut regions = self.ram.0.iter().map(|region| Run {
-                    iova: region.start,
-                    gpa: region.start,
-                    len: region.end - region.start,
-                    writable: true,
-                });
-                regions.all(|run| add(&mut wanted, &self.ram, run, &range))
+                let regions = self.ram.0.iter().cloned();
+                let mut parts = regions.flat_map(|region| protected.allowed_parts(region));
+                parts.all(|part| add(&mut wanted, &self.ram, Run::identity(part), &range))
             }
             AddressSpace::Domain { root, levels, .. } => {
                 self.walk((root, levels), range, &mut wanted)

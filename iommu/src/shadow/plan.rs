@@ -16,6 +16,16 @@ pub(super) struct Run {
 }
 
 impl Run {
+    /// Guest-physical addresses as they are.
+    pub fn identity(range: Range<u64>) -> Self {
+        Self {
+            iova: range.start,
+            gpa: range.start,
+            len: range.end - range.start,
+            writable: true,
+        }
+    }
+
     pub fn end(&self) -> u64 {
         self.iova + self.len
     }

@@ -106,6 +106,32 @@ fn a_pass_through_context_is_identity_up_to_its_width() {
 }
 
 #[test]
+fn protected_memory_is_not_mapped_without_tables() {
+    let s = Shadowed::off(ShadowLimits::default());
+    s.shadow.replay().unwrap();
+    s.rig.w32(offset::PLMBASE, 0x40_0000);
+    s.rig.w32(offset::PLMLIMIT, 0x40_0000);
+    s.rig.w64(offset::PHMBASE, 1);
+    s.rig.w64(offset::PHMLIMIT, HIGH + (1 << 20));
+    s.rig.w64(offset::PHMBASE, HIGH + (1 << 20));
+    s.rig.take_translations();
+    s.rig.w32(offset::PMEN, 1 << 31);
+    assert_eq!(s.rig.take_translations(), [TranslationChange::All]);
+    s.shadow.follow(TranslationChange::All).unwrap();
+    let runs = [
+        (0, 0x40_0000),
+        (0x50_0000, RAM as u64 - 0x50_0000),
+        (HIGH, 1 << 20),
+        (HIGH + (2 << 20), HIGH_RAM as u64 - (2 << 20)),
+    ];
+    assert_eq!(s.runs(), runs);
+    s.rig.w32(offset::PMEN, 0);
+    assert_eq!(s.rig.take_translations(), [TranslationChange::All]);
+    s.shadow.follow(TranslationChange::All).unwrap();
+    assert_eq!(s.shadow.mapped_bytes(), (RAM + HIGH_RAM) as u64);
+}
+
+#[test]
 fn a_context_that_is_not_there_is_nothing() {
     let s = Shadowed::on();
     s.map(0x4000, 0x8000, RW);

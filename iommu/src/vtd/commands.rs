@@ -10,6 +10,7 @@ use pci::Bdf;
 use super::Vtd;
 use super::cache::{ContextScope, PageScope};
 use super::config::MAX_ADDRESS_MASK;
+use super::protected::Protected;
 use super::registers::{Global, QueuePointer};
 use super::sink::TranslationChange;
 
@@ -84,6 +85,20 @@ impl Vtd {
         if differs && (wanted.interrupts() || is.interrupts()) {
             self.sink.interrupts_changed(None);
         }
+    }
+
+    /// Protects memory, or no longer. PMEN.PRS says so when it is done.
+    pub(super) fn protect(&self, protected: Protected, _: &Commands<'_>) {
+        if protected != self.live.protected() {
+            {
+                let _registers = self.registers();
+                self.live.set_protected(protected);
+            }
+            self.sink.translations_changed(TranslationChange::All);
+        }
+        let regs = &mut *self.registers();
+        let on = regs.protect.enable();
+        regs.protect.set_status(on);
     }
 
     fn set_status(&self, change: impl FnOnce(&mut Global)) {

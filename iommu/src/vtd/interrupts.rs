@@ -26,26 +26,19 @@ struct Refused {
 }
 
 impl Vtd {
+    /// What [`Remapper::remap`](crate::Remapper::remap) would make of a message now, with
+    /// nothing recorded: for routes that are made before the device sends anything. `None` if
+    /// it would be blocked.
+    pub fn route(&self, requester: Bdf, message: MsiMessage) -> Option<MsiMessage> {
+        self.remap_checked(requester, message).ok()
+    }
+
     pub(super) fn remap_request(
         &self,
         requester: Bdf,
         message: MsiMessage,
     ) -> Result<MsiMessage, Fault> {
-        let mode = self.live.mode();
-        if !mode.remaps() {
-            return Ok(message);
-        }
-        let table = self.live.interrupts();
-        let resolved = match Request::from(message) {
-            // 32-bit APIC ids have no room in this format (§5.1.2.1).
-            Request::Compatibility if mode.passes_compatibility() && !table.extended() => {
-                return Ok(message);
-            }
-            Request::Compatibility => Err(refuse(FaultReason::CompatibilityBlocked, 0)),
-            Request::Malformed => Err(refuse(FaultReason::RequestReserved, 0)),
-            Request::Remappable(index) => self.resolve(table, requester, index),
-        };
-        resolved.map_err(|refused| {
+        self.remap_checked(requester, message).map_err(|refused| {
             if !refused.fault_disable {
                 self.record(Blocked {
                     reason: refused.reason,
@@ -59,6 +52,23 @@ impl Vtd {
                 address: message.address,
             }
         })
+    }
+
+    fn remap_checked(&self, requester: Bdf, message: MsiMessage) -> Result<MsiMessage, Refused> {
+        let mode = self.live.mode();
+        if !mode.remaps() {
+            return Ok(message);
+        }
+        let table = self.live.interrupts();
+        match Request::from(message) {
+            // 32-bit APIC ids have no room in this format (§5.1.2.1).
+            Request::Compatibility if mode.passes_compatibility() && !table.extended() => {
+                Ok(message)
+            }
+            Request::Compatibility => Err(refuse(FaultReason::CompatibilityBlocked, 0)),
+            Request::Malformed => Err(refuse(FaultReason::RequestReserved, 0)),
+            Request::Remappable(index) => self.resolve(table, requester, index),
+        }
     }
 
     fn resolve(

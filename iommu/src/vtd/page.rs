@@ -254,7 +254,9 @@ impl Vtd {
 
     fn write_protected(&self, offset: u64, write: Write) {
         const BITS: u64 = !(ProtectedEnable::GRANULE - 1);
-        let regs = &mut *self.registers();
+        let commands = self.commands();
+        let mut guard = self.registers();
+        let regs = &mut *guard;
         match offset {
             offset::PLMBASE => {
                 let (base, limit) = regs.protected_low;
@@ -265,17 +267,16 @@ impl Vtd {
             offset::PHMLIMIT => regs.protected_high.1 = write.merge(regs.protected_high.1, BITS),
             _ => {
                 if let Some(value) = write.high() {
-                    let on = ProtectedEnable(value).enable();
-                    regs.protect.set_enable(on);
-                    regs.protect.set_status(on);
+                    regs.protect.set_enable(ProtectedEnable(value).enable());
                 }
             }
         }
-        let protected = match regs.protect.status() {
+        let protected = match regs.protect.enable() {
             true => Protected::new(regs.protected_low, regs.protected_high),
             false => Protected::default(),
         };
-        self.live.set_protected(protected);
+        drop(guard);
+        self.protect(protected, &commands);
     }
 
     /// Changes registers, then sends the message that makes.

@@ -7,6 +7,7 @@ use vm_memory::{Bytes, GuestAddress};
 
 use super::Vtd;
 use super::memory::read_entry;
+use super::protected::Protected;
 use super::tables::{PageEntry, level_shift};
 use super::translate::INTERRUPTS;
 use super::walk::{Page, Stage};
@@ -16,8 +17,8 @@ use super::walk::{Page, Stage};
 pub(crate) enum AddressSpace {
     /// None: all its requests are blocked.
     Nothing,
-    /// Guest-physical addresses of so many bits.
-    Identity { width: u8 },
+    /// Guest-physical addresses of so many bits, but for protected memory.
+    Identity { width: u8, protected: Protected },
     /// Those of a domain.
     Domain { domain: u16, root: u64, levels: u8 },
 }
@@ -43,22 +44,25 @@ impl Vtd {
     /// Where a requester's address space is, according to the tables now. Nothing is recorded.
     pub(crate) fn address_space(&self, requester: Bdf) -> AddressSpace {
         if !self.live.mode().translates() {
-            return AddressSpace::Identity {
-                width: self.config.address_bits(),
-            };
+            return self.identity(self.config.address_bits());
         }
         match self.find_context(requester) {
             Err(_) => AddressSpace::Nothing,
             Ok(context) => match context.stage {
-                Stage::PassThrough => AddressSpace::Identity {
-                    width: context.width,
-                },
+                Stage::PassThrough => self.identity(context.width),
                 Stage::Tables { root, levels } => AddressSpace::Domain {
                     domain: context.domain,
                     root,
                     levels,
                 },
             },
+        }
+    }
+
+    fn identity(&self, width: u8) -> AddressSpace {
+        AddressSpace::Identity {
+            width,
+            protected: self.live.protected(),
         }
     }
 

@@ -331,3 +331,14 @@ fn source_verification_is_not_cached_away() {
     assert!(rig.vtd.remap(DISK, request(9)).is_err());
     assert!(rig.vtd.remap(NIC, request(9)).is_ok());
 }
+
+#[test]
+fn routes_are_found_without_a_record() {
+    let rig = extended();
+    assert_eq!(rig.vtd.route(NIC, request(9)), None);
+    assert_eq!(rig.take_faults(), []);
+    rig.set_entry(9, EXTENDED_ENTRY, 0);
+    let route = rig.vtd.route(NIC, request(9));
+    assert_eq!(route, rig.vtd.remap(NIC, request(9)).ok());
+    assert!(route.is_some());
+}
