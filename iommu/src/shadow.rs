@@ -11,6 +11,8 @@
 //! what they have put up, a mapping is hardly ever cut. When one is, the rest of it is out
 //! for the moment until it is mapped anew.
 //!
+//! A shadow keeps its unit. The unit's sink, which the unit keeps, is to hold shadows weakly.
+//!
 //! Where it differs from the guest's tables:
 //! - What is not RAM, such as another device's registers, is not mapped.
 //! - What the guest lets the device only write, it may read too: [`HostMapper`] has no

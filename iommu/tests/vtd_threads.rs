@@ -32,6 +32,7 @@ impl Machine {
             caching_mode: false,
             snoop_control: false,
             device_tlb: false,
+            draining: true,
             wide_descriptors: false,
         };
         let vtd = Vtd::new(config, memory.clone(), Arc::new(Deaf));

@@ -72,6 +72,10 @@ pub struct VtdConfig {
     /// Functions may have Device-TLBs: their invalidations are taken, and context entries may
     /// have translation type 01b.
     pub device_tlb: bool,
+    /// When the sink has heard of a change, no device still has an access under way that was
+    /// translated before: DWD and DRD. The unit does not see accesses end, so it is for
+    /// whoever made the sink to say.
+    pub draining: bool,
     /// The queue may have 256-bit descriptors. The manual ties them to scalable mode, so
     /// leave it off until that is offered.
     pub wide_descriptors: bool,
@@ -108,8 +112,8 @@ impl VtdConfig {
         cap.set_page_selective(true);
         cap.set_fault_records(RECORDS as u8 - 1);
         cap.set_max_address_mask(MAX_ADDRESS_MASK);
-        cap.set_write_drain(true);
-        cap.set_read_drain(true);
+        cap.set_write_drain(self.draining);
+        cap.set_read_drain(self.draining);
         cap.set_sirtp_invalidates(self.interrupt_remapping);
         cap.set_srtp_invalidates(true);
         cap

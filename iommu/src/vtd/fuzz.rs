@@ -66,6 +66,7 @@ fn unit(bytes: &[u8]) -> (Vtd, Input<'_>) {
         caching_mode: flags & 32 != 0,
         snoop_control: flags & 64 != 0,
         device_tlb: flags & 64 == 0,
+        draining: flags & 32 == 0,
         wide_descriptors: flags & 128 != 0,
     };
     let ram = [(GuestAddress(0), RAM)];

@@ -15,7 +15,7 @@
 //! A DMA's way: [`Vtd`] asks the caches, then walks root and context table and the second
 //! stage, and keeps what it found. Stale entries are served until they are invalidated, and
 //! not after. An access that has its translation when the invalidation comes is not waited
-//! for: whoever holds translations longer than an access must listen to the sink.
+//! for here: that is for the sink, and [`VtdConfig::draining`] says whether it does.
 //!
 //! Not modelled: scalable mode (PASIDs, first stage, page requests), posted interrupts,
 //! advanced fault logging, write-buffer flushing, performance monitoring. None is offered.

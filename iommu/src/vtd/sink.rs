@@ -57,9 +57,9 @@ pub(super) fn same_requesters(source: Bdf, function_mask: u8, requester: Bdf) ->
 
 /// Who hears of the unit's own interrupts and of what the guest changes.
 ///
-/// The first is called on whatever thread made the event. The others are called on the vCPU
-/// that writes registers, while further commands of the guest wait: the unit's registers must
-/// not be written from within. Translating, remapping and reading registers are fine.
+/// Called on the thread that wrote a register or made a request, often while further commands
+/// of the guest wait: the unit's registers must not be written from within. Translating,
+/// remapping and reading registers are fine.
 pub trait VtdSink: Send + Sync {
     /// The unit's own interrupt: a fault, or an invalidation wait that is over. It is in the
     /// compatibility format, with bits 31:8 of a destination in address bits 63:40, and is

@@ -56,6 +56,7 @@ pub const CONFIG: VtdConfig = VtdConfig {
     caching_mode: false,
     snoop_control: true,
     device_tlb: true,
+    draining: true,
     wide_descriptors: false,
 };
 

@@ -12,6 +12,7 @@ fn capability_says_what_is_offered() {
     assert_eq!(cap.max_width(), 47);
     assert_eq!(usize::from(cap.fault_records()) + 1, RECORDS);
     assert_eq!(u64::from(cap.fault_offset()) * 16, offset::FRCD);
+    assert!(cap.write_drain() && cap.read_drain());
     assert!(cap.caching_mode() && cap.protected_low() && cap.protected_high());
     assert_eq!(rig.r32(offset::VER), 0x10);
 }
