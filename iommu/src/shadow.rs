@@ -1,0 +1,377 @@
+//! A guest's domain, mirrored into the host's IOMMU: what the guest maps for an assigned
+//! device is what the device reaches, no more and no less.
+//!
+//! [`Shadow`] reads the guest's tables when it is told that they changed
+//! ([`Shadow::follow`]), which a guest announces in full only with caching mode on, and maps
+//! the difference. What is gone is unmapped before it returns, so before the guest is told
+//! that its invalidation is done.
+//!
+//! The host's IOMMU unmaps whole mappings only. What is announced at once is mapped in the
+//! longest runs there are, and never joined to what is mapped already: as guests take down
+//! what they have put up, a mapping is hardly ever cut. When one is, the rest of it is out
+//! for the moment until it is mapped anew.
+//!
+//! A shadow keeps its unit. The unit's sink, which the unit keeps, is to hold shadows weakly.
+//!
+//! Where it differs from the guest's tables:
+//! - What is not RAM, such as another device's registers, is not mapped.
+//! - What the guest lets the device only write, it may read too: [`HostMapper`] has no
+//!   mappings without reading.
+
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::{ControlFlow, Range};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pci::Bdf;
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use self::plan::{Ram, Run, Wanted};
+use crate::host::{HostMapper, MapError};
+use crate::vtd::{AddressSpace, TooManyTables, TranslationChange, UNTRANSLATED, Vtd};
+
+/// Every I/O virtual address: none has more than 57 bits, and identity at most 52.
+const EVERYTHING: Range<u64> = 0..1 << 57;
+
+/// How much of a guest's making a shadow follows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShadowLimits {
+    /// Mappings in the host. The type1 IOMMU has 65535 unless told otherwise.
+    pub mappings: usize,
+    /// Bytes mapped, which are pinned. Memory mapped twice counts twice.
+    pub bytes: u64,
+    /// Page tables looked at in one go. Each 4 KiB page table maps up to 2 MiB.
+    pub tables: usize,
+}
+
+impl Default for ShadowLimits {
+    fn default() -> Self {
+        Self {
+            mappings: 60_000,
+            bytes: u64::MAX,
+            tables: 1 << 18,
+        }
+    }
+}
+
+/// What a shadow is made of.
+pub struct ShadowConfig {
+    /// The guest's unit.
+    pub vtd: Arc<Vtd>,
+    /// The device, as the guest knows it.
+    pub requester: Bdf,
+    /// Guest RAM.
+    pub memory: Arc<GuestMemoryMmap<()>>,
+    /// The device's address space in the host. Nothing else may map into it.
+    pub mapper: Arc<dyn HostMapper>,
+    /// How much it follows.
+    pub limits: ShadowLimits,
+}
+
+/// What following a change came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Followed {
+    /// Bytes mapped.
+    pub mapped: u64,
+    /// Bytes unmapped; some may have been mapped again.
+    pub unmapped: u64,
+}
+
+/// The device does not reach all that the guest lets it reach, or reaches more.
+#[derive(Debug, thiserror::Error)]
+pub enum ShadowError {
+    /// The host kept a mapping that must go: the device may still reach it. It is tried again
+    /// with the next change.
+    #[error("{requester} still reaches memory that the guest has taken from it")]
+    Unmap {
+        /// The device.
+        requester: Bdf,
+        /// What the host said, the first time.
+        #[source]
+        source: MapError,
+    },
+    /// The host did not map something: the device cannot reach it.
+    #[error("{requester} does not reach {failed} of the ranges that the guest maps for it")]
+    Map {
+        /// The device.
+        requester: Bdf,
+        /// How many.
+        failed: usize,
+        /// What the host said, the first time.
+        #[source]
+        source: MapError,
+    },
+    /// The guest maps more than the limits allow; the device reaches a part of it.
+    #[error("the guest maps more for {requester} than is allowed")]
+    Limit {
+        /// The device.
+        requester: Bdf,
+    },
+}
+
+/// An assigned device's part of the host's IOMMU, kept like its domain in the guest.
+pub struct Shadow {
+    config: ShadowConfig,
+    ram: Ram,
+    state: Mutex<State>,
+}
+
+struct State {
+    space: AddressSpace,
+    /// By first I/O virtual address.
+    mapped: BTreeMap<u64, Run>,
+    bytes: u64,
+}
+
+impl Shadow {
+    /// A shadow with nothing mapped; [`Self::replay`] maps what is there.
+    pub fn new(config: ShadowConfig) -> Self {
+        let mut ram: Vec<_> = config
+            .memory
+            .iter()
+            .map(|region| {
+                let start = region.start_addr().raw_value();
+                start..start.saturating_add(region.len())
+            })
+            .collect();
+        ram.sort_by_key(|region| region.start);
+        Self {
+            config,
+            ram: Ram(ram),
+            state: Mutex::new(State {
+                space: AddressSpace::Nothing,
+                mapped: BTreeMap::new(),
+                bytes: 0,
+            }),
+        }
+    }
+
+    /// Bytes mapped.
+    pub fn mapped_bytes(&self) -> u64 {
+        self.state().bytes
+    }
+
+    /// Mappings in the host.
+    pub fn mappings(&self) -> usize {
+        self.state().mapped.len()
+    }
+
+    /// Makes everything as the tables say now: when the device is attached.
+    pub fn replay(&self) -> Result<Followed, ShadowError> {
+        let state = &mut *self.state();
+        state.space = self.config.vtd.address_space(self.config.requester);
+        self.synchronize(state, EVERYTHING)
+    }
+
+    /// Follows what the guest has announced. When this returns without [`ShadowError::Unmap`],
+    /// the device reaches nothing that the guest has taken from it.
+    pub fn follow(&self, change: TranslationChange) -> Result<Followed, ShadowError> {
+        // What was read before another thread's change must not be followed after it.
+        let state = &mut *self.state();
+        let space = self.config.vtd.address_space(self.config.requester);
+        if space != state.space {
+            state.space = space;
+            return self.synchronize(state, EVERYTHING);
+        }
+        if !change.concerns(self.config.requester, space.domain()) {
+            return Ok(Followed::default());
+        }
+        let range = match change {
+            TranslationChange::Pages { iova, len, .. } => iova..iova.saturating_add(len),
+            _ => EVERYTHING,
+        };
+        self.synchronize(state, range)
+    }
+
+    /// Unmaps everything: before the device goes.
+    pub fn clear(&self) -> Result<Followed, ShadowError> {
+        let state = &mut *self.state();
+        state.space = AddressSpace::Nothing;
+        self.synchronize(state, EVERYTHING)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes `range` as the tables say: first unmaps what is not wanted, then maps what is
+    /// missing.
+    fn synchronize(&self, state: &mut State, range: Range<u64>) -> Result<Followed, ShadowError> {
+        let range = widen(state, range);
+        let (wanted, complete) = self.wanted(state.space, &range);
+        let mut followed = Followed::default();
+        let kept = self.unmap_unwanted(state, &wanted, &range, &mut followed)?;
+        let within = self.map_missing(state, &wanted.missing(&kept), &mut followed)?;
+        if complete && within {
+            Ok(followed)
+        } else {
+            Err(ShadowError::Limit {
+                requester: self.config.requester,
+            })
+        }
+    }
+
+    /// What the device is to reach in `range`; false if that is not all of it.
+    fn wanted(&self, space: AddressSpace, range: &Range<u64>) -> (Wanted, bool) {
+        let limits = &self.config.limits;
+        let mut wanted = Wanted::new(limits.mappings);
+        let complete = match space {
+            AddressSpace::Nothing => true,
+            AddressSpace::Identity { width, protected } => {
+                let end = 1_u64.checked_shl(width.into()).unwrap_or(u64::MAX);
+                let range = range.start..range.end.min(end);
+                let regions = self.ram.0.iter().cloned();
+                let mut parts = regions.flat_map(|region| protected.allowed_parts(region));
+                parts.all(|part| add(&mut wanted, &self.ram, Run::identity(part), &range))
+            }
+            AddressSpace::Domain { root, levels, .. } => {
+                self.walk((root, levels), range, &mut wanted)
+            }
+        };
+        (wanted, complete)
+    }
+
+    fn walk(&self, tables: (u64, u8), range: &Range<u64>, wanted: &mut Wanted) -> bool {
+        let mut room = true;
+        let limit = self.config.limits.tables;
+        let all = self
+            .config
+            .vtd
+            .for_each_page(tables, range.clone(), limit, &mut |page| {
+                let run = Run {
+                    iova: page.iova,
+                    gpa: page.gpa,
+                    len: 1 << page.shift,
+                    writable: page.write,
+                };
+                room = add(wanted, &self.ram, run, range);
+                match room {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            });
+        room && all != Err(TooManyTables)
+    }
+
+    /// Unmaps what is in `range` and not wanted as it is. Gives what stays, in order.
+    fn unmap_unwanted(
+        &self,
+        state: &mut State,
+        wanted: &Wanted,
+        range: &Range<u64>,
+        followed: &mut Followed,
+    ) -> Result<Vec<Run>, ShadowError> {
+        let inside = state.mapped.range(range.clone()).map(|(_, run)| *run);
+        let (kept, unwanted): (Vec<_>, Vec<_>) = inside.partition(|run| wanted.keeps(run));
+        let mut failed = None;
+        for run in unwanted {
+            match self.config.mapper.unmap(run.iova, run.len) {
+                Ok(()) => {
+                    state.mapped.remove(&run.iova);
+                    state.bytes -= run.len;
+                    followed.unmapped += run.len;
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        match failed {
+            None => Ok(kept),
+            Some(source) => Err(ShadowError::Unmap {
+                requester: self.config.requester,
+                source,
+            }),
+        }
+    }
+
+    /// Maps what is missing, as far as the host and the limits allow; false if a limit did not.
+    fn map_missing(
+        &self,
+        state: &mut State,
+        missing: &[Run],
+        followed: &mut Followed,
+    ) -> Result<bool, ShadowError> {
+        let limits = &self.config.limits;
+        let (mut within, mut failed, mut first) = (true, 0, None);
+        for run in missing {
+            let bytes = state.bytes.saturating_add(run.len);
+            if state.mapped.len() >= limits.mappings || bytes > limits.bytes {
+                within = false;
+                break;
+            }
+            match self.map(run) {
+                Ok(()) => {
+                    state.mapped.insert(run.iova, *run);
+                    state.bytes = bytes;
+                    followed.mapped += run.len;
+                }
+                Err(error) => {
+                    failed += 1;
+                    first = first.or(Some(error));
+                }
+            }
+        }
+        match first {
+            None => Ok(within),
+            Some(source) => Err(ShadowError::Map {
+                requester: self.config.requester,
+                failed,
+                source,
+            }),
+        }
+    }
+
+    fn map(&self, run: &Run) -> Result<(), MapError> {
+        let host = self
+            .config
+            .memory
+            .get_host_address(GuestAddress(run.gpa))
+            .map_err(|error| MapError {
+                operation: "map",
+                iova: run.iova,
+                len: run.len,
+                source: std::io::Error::other(error),
+            })?;
+        // SAFETY: a run lies in one region of guest RAM, which `config.memory` keeps; it is
+        // unmapped at the latest when the shadow is dropped.
+        unsafe {
+            self.config
+                .mapper
+                .map(run.iova, host, run.len, run.writable)
+        }
+    }
+}
+
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        if let Err(error) = self.clear() {
+            tracing::warn!(%error, "guest memory stays mapped for a device");
+        }
+    }
+}
+
+/// Adds what of a run is in `range` and is translated at all. False if there is no room.
+fn add(wanted: &mut Wanted, ram: &Ram, run: Run, range: &Range<u64>) -> bool {
+    let parts = [
+        range.start..range.end.min(UNTRANSLATED.start),
+        range.start.max(UNTRANSLATED.end)..range.end,
+    ];
+    parts
+        .iter()
+        .filter_map(|part| run.within(part))
+        .all(|run| wanted.add(ram, run))
+}
+
+/// `range`, and the whole of every mapping that it touches.
+fn widen(state: &State, range: Range<u64>) -> Range<u64> {
+    let before = state.mapped.range(..range.start).next_back();
+    let last = state.mapped.range(..range.end).next_back();
+    let start = match before {
+        Some((_, run)) if run.end() > range.start => run.iova,
+        _ => range.start,
+    };
+    let end = last.map_or(range.end, |(_, run)| run.end().max(range.end));
+    start..end
+}

@@ -1,0 +1,178 @@
+//! A unit at the hands of a hostile guest: functions of arbitrary bytes that must neither
+//! panic nor hang, for property tests here and for fuzz targets. They check what must hold
+//! whatever the bytes are.
+
+use std::sync::Arc;
+
+use pci::{Bdf, MsiMessage};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::registers::offset;
+use super::{Deaf, Vtd, VtdConfig, Width};
+use crate::{Access, Remapper};
+
+const RAM: usize = 128 << 10;
+const QUEUE: u64 = 0x1_0000;
+const TE: u64 = 1 << 31;
+const SRTP: u64 = 1 << 30;
+const QIE: u64 = 1 << 26;
+const IRE: u64 = 1 << 25;
+const SIRTP: u64 = 1 << 24;
+const CFI: u64 = 1 << 23;
+
+/// Hands out bytes until there are no more, then zeros.
+struct Input<'a>(&'a [u8]);
+
+impl Input<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        let n = N.min(self.0.len());
+        let (now, later) = self.0.split_at(n);
+        bytes[..n].copy_from_slice(now);
+        self.0 = later;
+        bytes
+    }
+
+    fn u8(&mut self) -> u8 {
+        u8::from_le_bytes(self.take())
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_le_bytes(self.take())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_le_bytes(self.take())
+    }
+
+    fn u64(&mut self) -> u64 {
+        u64::from_le_bytes(self.take())
+    }
+}
+
+/// A unit whose configuration is in the first byte, and whose RAM repeats the rest.
+fn unit(bytes: &[u8]) -> (Vtd, Input<'_>) {
+    let mut input = Input(bytes);
+    let flags = input.u8();
+    let config = VtdConfig {
+        width: match flags & 3 {
+            0 => Width::Bits39,
+            1 => Width::Bits48,
+            _ => Width::Bits57,
+        },
+        host_width: if flags & 4 != 0 { 52 } else { 36 },
+        interrupt_remapping: flags & 8 == 0,
+        eim: flags & 16 == 0,
+        caching_mode: flags & 32 != 0,
+        snoop_control: flags & 64 != 0,
+        device_tlb: flags & 64 == 0,
+        draining: flags & 32 == 0,
+        wide_descriptors: flags & 128 != 0,
+    };
+    let ram = [(GuestAddress(0), RAM)];
+    let memory = GuestMemoryMmap::from_ranges(&ram).unwrap_or_default();
+    let mut pattern = input.0.to_vec();
+    while (1..RAM).contains(&pattern.len()) {
+        pattern.extend_from_within(..);
+    }
+    pattern.truncate(RAM);
+    // Written whole or, without RAM, not at all: either is a guest.
+    let _ = memory.write_slice(&pattern, GuestAddress(0));
+    (Vtd::new(config, Arc::new(memory), Arc::new(Deaf)), input)
+}
+
+/// The invalidation queue, full of arbitrary descriptors; errors are cleared a few times.
+pub fn queue(bytes: &[u8]) {
+    let (vtd, mut input) = unit(bytes);
+    let wide = u64::from(input.u8() & 1) << 11;
+    vtd.write(offset::IQA, 8, QUEUE | wide);
+    vtd.write(offset::GCMD, 4, QIE);
+    for _ in 0..16 {
+        let tail = u64::from(input.u16()) & 0x1ff0;
+        vtd.write(offset::IQT, 8, tail);
+        let stopped = vtd.read(offset::FSTS, 4) & 0x10 != 0;
+        let head = vtd.read(offset::IQH, 8);
+        assert!(head < 0x1000 && (stopped || head == tail));
+        assert_eq!(stopped, vtd.read(offset::IQERCD, 8) != 0);
+        // Half of the time the guest skips the descriptor, as far as it can.
+        if stopped && input.u8() & 1 != 0 {
+            let _ = vtd.memory.write_obj(0x12_u64, GuestAddress(QUEUE + head));
+            let _ = vtd.memory.write_obj(0_u64, GuestAddress(QUEUE + head + 8));
+        }
+        vtd.write(offset::FSTS, 4, 0x10);
+    }
+}
+
+/// Root, context and page tables of arbitrary bytes.
+pub fn tables(bytes: &[u8]) {
+    let (vtd, mut input) = unit(bytes);
+    vtd.write(offset::RTADDR, 8, input.u64());
+    vtd.write(offset::GCMD, 4, SRTP | TE);
+    while !input.0.is_empty() {
+        let requester = Bdf::from_requester_id(input.u16());
+        let (iova, len) = (input.u64(), u64::from(input.u16()) + 1);
+        let access = match input.u8() & 1 {
+            0 => Access::Read,
+            _ => Access::Write,
+        };
+        if let Ok(to) = vtd.translate(requester, iova, len, access) {
+            assert!((1..=len).contains(&to.len));
+            let untouched = to.gpa == iova;
+            assert!(untouched || to.gpa >> vtd.config.address_bits() == 0);
+            assert!(untouched || !(0xfee0_0000..0xfef0_0000).contains(&to.gpa));
+        }
+    }
+}
+
+/// An interrupt table of arbitrary bytes, and arbitrary requests.
+pub fn entries(bytes: &[u8]) {
+    let (vtd, mut input) = unit(bytes);
+    vtd.write(offset::IRTA, 8, u64::from(input.u32()));
+    let command = if input.u8() & 1 == 0 { IRE } else { IRE | CFI };
+    vtd.write(offset::GCMD, 4, SIRTP | command);
+    let remaps = vtd.read(offset::GSTS, 4) & IRE != 0;
+    while !input.0.is_empty() {
+        let requester = Bdf::from_requester_id(input.u16());
+        let low = u64::from(input.u32());
+        let address = match input.u8() {
+            0 => low << 16,
+            _ => 0xfee0_0000 | low & 0xf_ffff,
+        };
+        let data = u32::from(input.u16());
+        if let Ok(message) = vtd.remap(requester, MsiMessage { address, data }) {
+            assert!(!remaps || message.address as u32 >> 20 == 0xfee);
+        }
+    }
+}
+
+/// Arbitrary register accesses, with requests in between.
+pub fn registers(bytes: &[u8]) {
+    let (vtd, mut input) = unit(bytes);
+    while !input.0.is_empty() {
+        let what = input.u16();
+        let at = u64::from(what & 0x3ff);
+        let len = [1, 2, 4, 8][usize::from(what >> 10 & 3)];
+        let value = input.u64();
+        match what >> 12 {
+            0..=10 => vtd.write(at & !(len - 1), len as usize, value),
+            11 => {
+                let got = vtd.read(at, len as usize);
+                assert!(len == 8 || got >> (8 * len) == 0);
+            }
+            12 => vtd.write(value, len as usize, at),
+            13 => {
+                let requester = Bdf::from_requester_id(what);
+                let _ = vtd.translate(requester, value, len, Access::Write);
+            }
+            14 => {
+                let message = MsiMessage {
+                    address: 0xfee0_0000 | value & 0xf_ffff,
+                    data: (value >> 32) as u32,
+                };
+                let _ = vtd.remap(Bdf::from_requester_id(what), message);
+            }
+            _ => vtd.reset(),
+        }
+    }
+    let _ = vtd.state();
+}
