@@ -43,6 +43,10 @@ pub const BOCHS_DISPLAY: &str = "0000:05:00.0";
 pub const TWINS: [&str; 2] = ["0000:06:00.0", "0000:06:00.1"];
 /// The user networks on their wires; the first is as [`E1000E`]'s.
 pub const TWIN_NETWORKS: [&str; 2] = ["10.0.2.0/24", "10.0.3.0/24"];
+/// Who answers pings on them.
+pub const TWIN_PEERS: [&str; 2] = [E1000E_PEER, "10.0.3.2"];
+/// What a guest that owns [`TWINS`] calls itself on them.
+pub const TWIN_GUEST_ADDRESSES: [&str; 2] = [E1000E_GUEST_ADDRESS, "10.0.3.15"];
 
 /// The host's address on the network its NIC's functions share.
 pub const PF_ADDRESS: &str = "10.10.0.1";

@@ -108,7 +108,8 @@ pub fn sha256_in_guest(guest: &mut Guest, file: &str) -> Result<String> {
     super::media::first_word(&said).ok_or_else(|| Error::Other(format!("no checksum of {file}")))
 }
 
-fn parse_pings(said: &str) -> Option<Pings> {
+/// What `ping` has said at its end.
+pub fn parse_pings(said: &str) -> Option<Pings> {
     let counts = said
         .lines()
         .find(|line| line.contains("packets transmitted"))?;

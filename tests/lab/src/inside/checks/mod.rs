@@ -10,6 +10,7 @@ mod drivers;
 mod host_change;
 mod host_view;
 mod hotplug;
+mod interrupt_load;
 mod interrupts;
 mod iommu_interfaces;
 mod lifecycle;
@@ -64,6 +65,7 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             restarts::CHECKS,
             display::CHECKS,
             affinity::CHECKS,
+            interrupt_load::CHECKS,
             hotplug::CHECKS,
         ],
         HostKernel::Tailored => &[iommu_interfaces::ON_TAILORED],
