@@ -1,7 +1,7 @@
 //! `cargo lab demo` and `cargo lab bench`, the outside half: an emulated host that tells what it does as it does it.
 
 use crate::command_line::{Bench, Measured};
-use crate::emulated::{Console, Heard, Session};
+use crate::emulated::{Console, Heard, Memory, Session};
 use crate::error::{Result, fail};
 use crate::events::Event;
 use crate::inside::Vmm;
@@ -44,20 +44,30 @@ pub fn bench(bench: &Bench) -> Result<i32> {
     for vmm in &bench.vmms {
         task += &format!(" --vmm {}", name_of(*vmm));
     }
-    let (memory_mib, patience) = match bench.what {
-        Measured::Running => (topology::HOST_MEMORY_MIB, 600),
+    let (memory, patience) = match bench.what {
+        Measured::Running => (USUAL, 600),
         Measured::Start => {
             let gib: Vec<String> = bench.sizes.iter().map(u32::to_string).collect();
             task += &format!(" start --gib {} --times {}", gib.join(","), bench.times);
             let largest = bench.sizes.iter().max().copied().unwrap_or(0);
-            ((largest << 10) + HOSTS_OWN_MIB, 3600)
+            let memory = Memory {
+                mib: (largest << 10) + HOSTS_OWN_MIB,
+                populated: true,
+            };
+            (memory, 3600)
         }
     };
-    watch_with(&task, Duration::from_secs(patience), memory_mib)?.status()
+    watch_with(&task, Duration::from_secs(patience), memory)?.status()
 }
 
 /// What an emulated host wants beside its guest's memory: the kernel's books of all of it, and files.
 const HOSTS_OWN_MIB: u32 = 2560;
+
+/// The memory that emulated hosts have if nothing is said.
+const USUAL: Memory = Memory {
+    mib: topology::HOST_MEMORY_MIB,
+    populated: false,
+};
 
 fn name_of(vmm: Vmm) -> String {
     vmm.to_possible_value()
@@ -87,13 +97,13 @@ impl Watched {
 
 /// Shows what a host tells that does `task`, until it ends or says nothing for as long as `patience`.
 fn watch(task: &str, patience: Duration) -> Result<Watched> {
-    watch_with(task, patience, topology::HOST_MEMORY_MIB)
+    watch_with(task, patience, USUAL)
 }
 
 /// The same with a host of this memory.
-fn watch_with(task: &str, patience: Duration, memory_mib: u32) -> Result<Watched> {
+fn watch_with(task: &str, patience: Duration, memory: Memory) -> Result<Watched> {
     let prepared = prepare()?;
-    let mut session = Session::new(&prepared, HostKernel::Stock)?.with_memory(memory_mib);
+    let mut session = Session::new(&prepared, HostKernel::Stock)?.with_memory(memory);
     session.start(
         &prepared,
         Console::Captured,

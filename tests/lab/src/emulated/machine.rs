@@ -7,12 +7,22 @@ use crate::topology;
 use std::path::Path;
 use std::process::Command;
 
+/// The emulated host's memory.
+#[derive(Clone, Copy)]
+pub struct Memory {
+    /// In MiB.
+    pub mib: u32,
+    /// All of it is there before the host starts, so that nothing that is measured has to wait for what the developer's
+    /// machine finds for it.
+    pub populated: bool,
+}
+
 /// What differs from one start of the emulated host to the next.
 pub struct Options<'a> {
     /// QEMU's program.
     pub qemu: &'a Path,
-    /// Memory, in MiB.
-    pub memory_mib: u32,
+    /// Memory.
+    pub memory: Memory,
     /// The kernel image.
     pub kernel: &'a Path,
     /// The host's initrd.
@@ -37,18 +47,17 @@ pub fn command(options: &Options) -> Command {
     // 40 bits and more make firmware put VF BARs above 4 GiB, of which this QEMU maps the low half only.
     qemu.args([
         "-machine",
-        "q35,accel=tcg,kernel-irqchip=off",
+        "q35,accel=tcg,kernel-irqchip=off,memory-backend=ram",
         "-cpu",
         "max,phys-bits=39",
         "-smp",
         "2",
     ]);
-    qemu.args([
-        "-m",
-        &options.memory_mib.to_string(),
-        "-nodefaults",
-        "-no-reboot",
-    ]);
+    let Memory { mib, populated } = options.memory;
+    let populated = if populated { "on" } else { "off" };
+    let backend = format!("memory-backend-ram,id=ram,size={mib}M,prealloc={populated}");
+    qemu.args(["-m", &mib.to_string(), "-object", &backend]);
+    qemu.args(["-nodefaults", "-no-reboot"]);
     qemu.args(["-display", "none"]);
     qemu.args(monitor::option(options.monitor));
 

@@ -5,4 +5,5 @@ mod machine;
 mod monitor;
 mod session;
 
+pub use machine::Memory;
 pub use session::{Console, Heard, Session, quoted};

@@ -1,6 +1,6 @@
 //! One run of the emulated host: its files, its process, and the certainty that both are gone afterwards.
 
-use super::machine::{self, Options};
+use super::machine::{self, Memory, Options};
 use super::monitor;
 use crate::error::{Context, Error, Result, fail};
 use crate::prepare::{HostKernel, Prepared};
@@ -36,7 +36,7 @@ pub enum Heard {
 pub struct Session {
     directory: tempfile::TempDir,
     host_kernel: HostKernel,
-    memory_mib: u32,
+    memory: Memory,
     child: Option<Child>,
     lines: Option<Receiver<String>>,
     started: Instant,
@@ -54,7 +54,10 @@ impl Session {
         let session = Self {
             directory,
             host_kernel,
-            memory_mib: topology::HOST_MEMORY_MIB,
+            memory: Memory {
+                mib: topology::HOST_MEMORY_MIB,
+                populated: false,
+            },
             child: None,
             lines: None,
             started: Instant::now(),
@@ -73,9 +76,9 @@ impl Session {
         Ok(session)
     }
 
-    /// With so much memory instead of what other hosts have.
-    pub fn with_memory(mut self, mib: u32) -> Self {
-        self.memory_mib = mib;
+    /// With this memory instead of what other hosts have.
+    pub fn with_memory(mut self, memory: Memory) -> Self {
+        self.memory = memory;
         self
     }
 
@@ -89,7 +92,7 @@ impl Session {
         .path(&start)?;
         let mut command = machine::command(&Options {
             qemu: &prepared.qemu,
-            memory_mib: self.memory_mib,
+            memory: self.memory,
             kernel: &prepared.host_kernel(self.host_kernel)?.image(),
             initrd: &self.file("host.img"),
             share: &self.share(),
