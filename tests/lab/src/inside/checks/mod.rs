@@ -65,8 +65,8 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             restarts::CHECKS,
             display::CHECKS,
             affinity::CHECKS,
-            interrupt_load::CHECKS,
             hotplug::CHECKS,
+            interrupt_load::CHECKS,
         ],
         HostKernel::Tailored => &[iommu_interfaces::ON_TAILORED],
     };
