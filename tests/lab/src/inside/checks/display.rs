@@ -1,8 +1,8 @@
-//! A display adapter: a large BAR that is memory.
+//! A display adapter: a large BAR that is memory, and the picture in it.
 
 use super::Check;
-use crate::error::{Context, Result, fail};
-use crate::inside::guest::expect_success;
+use crate::error::{Context, Error, Result, fail};
+use crate::inside::guest::{Guest, expect_success};
 use crate::inside::host;
 use crate::inside::linux::sha256_in_guest;
 use crate::inside::media::sha256;
@@ -32,6 +32,13 @@ pub const CHECKS: &[Check] = &[
             rig.only_sluice()?;
             host::with_device(BOCHS_DISPLAY, || large_bar(rig, cpus, ",no-mmap"))
         },
+    },
+    Check {
+        name: "framebuffer-shows-what-the-guest-draws",
+        cpus: &[2],
+        limit: 180,
+        fixture: None,
+        run: |rig, cpus| host::with_device(BOCHS_DISPLAY, || framebuffer(rig, cpus)),
     },
 ];
 
@@ -82,6 +89,71 @@ fn large_bar(rig: &mut Rig, cpus: u32, assign_options: &'static str) -> Result<(
         ));
     }
     Ok(())
+}
+
+/// Lines drawn, and how many times as many are above them, where a text console has its cursor.
+const LINES: usize = 64;
+const BLOCKS_ABOVE: usize = 4;
+
+/// What a program writes to the driver's framebuffer is, pixel by pixel, where the adapter's registers say it shows from.
+/// Many lines are one write: Linux 6.12 takes a write of exactly one line for one of no pixels, and never shows it.
+fn framebuffer(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let mut guest = rig.boot(&owning_display(cpus, ""))?;
+    guest.sh("modprobe bochs; n=0; until [ -e /dev/fb0 ]; do n=$((n+1)); [ $n -lt 100 ] || exit 1; sleep 0.1; done")?;
+    let stride = number(&guest.sh("cat /sys/class/graphics/fb0/stride")?)?;
+    let count = LINES * stride;
+    guest.sh(&format!(
+        "dd if=/dev/urandom of=/tmp/given bs={count} count=1 2>&1 && \
+         dd if=/tmp/given of=/dev/fb0 bs={count} seek={BLOCKS_ABOVE} 2>&1"
+    ))?;
+    let given = sha256_in_guest(&mut guest, "/tmp/given")?;
+    // The driver copies what changed a little later.
+    std::thread::sleep(Duration::from_secs(2));
+    let from = shown_from(&mut guest)? + BLOCKS_ABOVE * count;
+    guest.sh_within(
+        &format!(
+            "lab agent map-read $d/resource0 /tmp/bar {} >/dev/null && tail -c {count} /tmp/bar >/tmp/shown",
+            from + count
+        ),
+        PATIENCE,
+    )?;
+    let shown = sha256_in_guest(&mut guest, "/tmp/shown")?;
+    if given != shown {
+        return fail(format!(
+            "the guest drew {given}, and {shown} is in BAR 0 at {from:#x}"
+        ));
+    }
+    expect_success(guest.power_off()?)?;
+    let left = left_in_bar(rig, from, count)?;
+    if left != given {
+        return fail(format!(
+            "the guest drew {given}, and the host finds {left} in BAR 0 at {from:#x}"
+        ));
+    }
+    Ok(())
+}
+
+/// Where in BAR 0 the picture starts: the Bochs VBE registers (QEMU's docs/specs/standard-vga.rst), 16 bits each at
+/// 0x500 in BAR 2, of which 3 is bits per pixel, 6 the pixels in a line of memory, 8 and 9 the first pixel and line.
+fn shown_from(guest: &mut Guest) -> Result<usize> {
+    let said = guest.sh(&format!(
+        "{FIND_DISPLAY} && lab agent map-read $d/resource2 /tmp/registers 4096 >/dev/null && \
+         hexdump -v -s 1280 -n 20 -e '/2 \"%u \"' /tmp/registers"
+    ))?;
+    let registers: Vec<usize> = said
+        .split_whitespace()
+        .map_while(|word| word.parse().ok())
+        .collect();
+    match registers[..] {
+        [_, _, _, depth, _, _, width, _, x, y] => Ok((y * width + x) * depth.div_ceil(8)),
+        _ => fail(format!("the display's registers: {said}")),
+    }
+}
+
+fn number(said: &str) -> Result<usize> {
+    let said = said.trim();
+    said.parse()
+        .map_err(|_| Error::Other(format!("no number: {said}")))
 }
 
 /// The SHA-256 of what is in BAR 0 now that no guest has the device.
