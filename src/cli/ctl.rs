@@ -9,7 +9,7 @@ use super::flags::read;
 use super::page::Page;
 use super::table::{self, Column, column, none};
 use crate::config::{AssignSpec, NetSpec};
-use crate::control::{AddRequest, Added, Client, ClientError, Listed, Listing, Request};
+use crate::control::{AddRequest, Added, Client, ClientError, Functions, Listed, Listing, Request};
 
 pub(super) const AFTER_CTL: &str = "\
 SOCKET is what the machine was given with --control path=SOCKET. What goes over it is JSON, a \
@@ -62,9 +62,10 @@ struct Add {
 #[derive(Args, Clone, PartialEq, Eq, Debug)]
 #[group(required = true, multiple = false)]
 struct Device {
-    /// A device of the host's, with the options of sluice run --assign
+    /// A device of the host's, with the options of sluice run --assign; once for each of its
+    /// functions, if it is to have several
     #[arg(long, value_name = "BDF[,…]")]
-    assign: Option<String>,
+    assign: Vec<String>,
 
     /// A network card, with the options of sluice run --net
     #[arg(long, value_name = "tap=…|user[,…]")]
@@ -75,7 +76,7 @@ impl Ctl {
     /// Finds out what no machine would understand before one is asked.
     pub(super) fn check(&self) -> Result<(), CliError> {
         if let Verb::Add(Add { device, .. }) = &self.verb {
-            read::<AssignSpec>("--assign", device.assign.as_slice())?;
+            read::<AssignSpec>("--assign", &device.assign)?;
             read::<NetSpec>("--net", device.net.as_slice())?;
         }
         Ok(())
@@ -103,7 +104,7 @@ pub fn ctl(flags: &Ctl, page: Page) -> Result<String, ClientError> {
 fn request(verb: &Verb) -> Request {
     match verb.clone() {
         Verb::Add(Add { device, id }) => Request::Add(AddRequest {
-            assign: device.assign,
+            assign: Functions(device.assign),
             net: device.net,
             id,
             folder: std::env::current_dir().ok(),

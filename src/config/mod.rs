@@ -19,6 +19,7 @@ mod origin;
 mod ports;
 mod settings;
 mod socket;
+mod together;
 mod validate;
 mod vf;
 
@@ -39,6 +40,7 @@ pub use option::OptionError;
 pub use origin::{Given, Origin};
 pub use settings::Settings;
 pub use socket::{Site, SocketPathError, check_socket_path};
+pub use together::{NotTogether, Together};
 pub use validate::{ConfigError, Problem};
 pub use vf::{NumberedVf, VfSpec};
 

@@ -10,16 +10,15 @@ use std::collections::BTreeMap;
 use devices::vfio::RomSource;
 
 use super::validate::{Once, Problem, check_file, error};
-use super::{
-    Assign, AssignSpec, ConfigError, DeviceSpec, Given, Interface, MAX_PORT, Origin, id, interface,
-};
+use super::{Assign, AssignSpec, ConfigError, DeviceSpec, Given, MAX_PORT, Origin, id, interface};
 use crate::host::{Host, HostDevice, Inherited};
 
 /// A device that is asked for, once it is known which it is.
-struct Wish {
-    device: HostDevice,
-    file: Option<Inherited>,
-    spec: AssignSpec,
+#[derive(Debug)]
+pub(super) struct Wish {
+    pub device: HostDevice,
+    pub file: Option<Inherited>,
+    pub spec: AssignSpec,
 }
 
 /// What goes into one slot.
@@ -104,7 +103,7 @@ fn identify(
 }
 
 impl Wish {
-    fn id(&self) -> String {
+    pub fn id(&self) -> String {
         let own = || id::of_device(self.device);
         self.spec.id.clone().unwrap_or_else(own)
     }
@@ -114,8 +113,8 @@ impl Wish {
             id: self.id(),
             device: self.device,
             file: self.file,
+            interface: self.spec.interface,
             // What all agree on, which is the caller's to fill in.
-            interface: Interface::Auto,
             iommufd: None,
             port,
             function,
@@ -134,17 +133,18 @@ impl Slot {
             origin,
         }
     }
+}
 
-    /// The numbers that the functions have on the host. Without a number 0 nobody would look
-    /// for the others (PCIe 6.0 §7.5.1.1.9), so the first takes it.
-    fn numbered(mut self) -> impl Iterator<Item = (u8, Wish)> {
-        self.functions.sort_unstable_by_key(|wish| wish.device);
-        let numbers = self.functions.into_iter().enumerate();
-        numbers.map(|(index, wish)| {
-            let function = wish.device.pci().map_or(0, |at| at.bdf.function());
-            (if index == 0 { 0 } else { function }, wish)
-        })
-    }
+/// Puts the functions of a device behind a port, by the numbers that they have on the host.
+/// Without a number 0 nobody would look for the others (PCIe 6.0 §7.5.1.1.9), so the first takes
+/// it.
+pub(super) fn place(mut functions: Vec<Wish>, port: u8) -> impl Iterator<Item = Assign> {
+    functions.sort_unstable_by_key(|wish| wish.device);
+    let numbers = functions.into_iter().enumerate();
+    numbers.map(move |(index, wish)| {
+        let function = wish.device.pci().map_or(0, |at| at.bdf.function());
+        wish.placed(port, if index == 0 { 0 } else { function })
+    })
 }
 
 /// Puts a device into the slot it asks for.
@@ -190,16 +190,15 @@ fn choose_ports(slots: Vec<Slot>) -> Result<Vec<Assign>, ConfigError> {
             (None, None) => (),
         }
     }
-    let assigns = taken.into_iter().flat_map(|(port, slot)| {
-        slot.numbered()
-            .map(move |(function, wish)| wish.placed(port, function))
-    });
+    let assigns = taken
+        .into_iter()
+        .flat_map(|(port, slot)| place(slot.functions, port));
     Ok(assigns.collect())
 }
 
 /// They are in one place on the host, but for their function numbers. Where one will be that
 /// is yet to be lent is not known, and a mediated device is nowhere.
-fn share_slot(a: &Wish, b: &Wish) -> bool {
+pub(super) fn share_slot(a: &Wish, b: &Wish) -> bool {
     let place = |wish: &Wish| {
         let at = wish.device.pci().filter(|_| wish.spec.lent.is_none())?;
         Some((at.segment, at.bdf.bus(), at.bdf.devfn() & !7))
@@ -357,7 +356,7 @@ mod tests {
                 ("01:00.1".to_owned(), 1, 1, false)
             ]
         );
-        assert!(all.iter().all(|a| a.interface == Interface::Iommufd));
+        assert!(all.iter().all(|a| a.interface.to_string() == "iommufd"));
         assert!(all[0].iommufd.is_some() && all[0].iommufd == all[1].iommufd);
 
         let error = |texts: &[&str]| assigned(texts).unwrap_err();

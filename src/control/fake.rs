@@ -3,21 +3,25 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use super::{Add, Added, Code, Control, Listing, Refused, Removal};
+use super::{Added, Code, Control, Listing, NewDevice, Refused, Removal};
 
 /// Remembers what it was asked, and has one device, `x`.
 #[derive(Default)]
 pub struct Fake {
-    pub added: Mutex<Vec<Add>>,
+    pub added: Mutex<Vec<NewDevice>>,
     pub removals: Mutex<Vec<(String, Removal)>>,
     /// How long a removal takes.
     pub slow: Duration,
 }
 
 impl Control for Fake {
-    fn add(&self, add: Add) -> Result<Added, Refused> {
-        let id = add.id.clone().unwrap_or_default();
-        self.added.lock().unwrap().push(add);
+    fn add(&self, device: NewDevice) -> Result<Added, Refused> {
+        let id = match &device {
+            NewDevice::Assign(functions) => functions[0].id.clone(),
+            NewDevice::Net(spec) => spec.id.clone(),
+        };
+        let id = id.unwrap_or_default();
+        self.added.lock().unwrap().push(device);
         Ok(Added {
             id,
             port: 2,

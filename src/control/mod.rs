@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{AssignSpec, NetSpec};
 
 pub use client::{Client, ClientError};
-pub use protocol::{AddRequest, Request};
+pub use protocol::{AddRequest, Functions, Request};
 pub use server::{Server, ServerError};
 
 /// How long a guest has to let go of a device, unless something else is said.
@@ -28,7 +28,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// once.
 pub trait Control: Send + Sync {
     /// Plugs a device in. When it returns the guest has been told of it.
-    fn add(&self, add: Add) -> Result<Added, Refused>;
+    fn add(&self, device: NewDevice) -> Result<Added, Refused>;
 
     /// Takes a device out, with everything else in its slot. When it returns the host can have
     /// it for something else.
@@ -38,25 +38,17 @@ pub trait Control: Send + Sync {
     fn list(&self) -> Listing;
 }
 
-/// A device to be plugged in.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Add {
-    /// What it will be called; its address or the name of its network if nothing is given.
-    pub id: Option<String>,
-    /// What it is.
-    pub device: NewDevice,
-}
-
-/// What may be plugged in.
+/// What may be plugged in. It is called by its address or the name of its network if it is not
+/// given an id.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum NewDevice {
-    /// A device of the host's.
-    Assign(AssignSpec),
+    /// A device of the host's, by its functions, of which there is at least one.
+    Assign(Vec<AssignSpec>),
     /// A network card.
     Net(NetSpec),
 }
 
-/// Where a device went.
+/// Where a device went: its function 0, if it has several.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Added {
     /// What it is called.

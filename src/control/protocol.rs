@@ -1,17 +1,17 @@
 //! What is said over the control socket: a JSON object on a line for each request, and one for
 //! each answer, in order.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use devices::vfio::RomSource;
 use pci::HostBdf;
 use serde::de::{self, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::{Add, Control, NewDevice, PATIENCE, Refused, Removal};
-use crate::config::{AssignSpec, check_id};
+use super::{Control, NewDevice, PATIENCE, Refused, Removal};
+use crate::config::{AssignSpec, NetSpec, check_id};
 
 /// The longest line.
 pub const MAX_LINE: usize = 64 << 10;
@@ -41,9 +41,9 @@ pub enum Request {
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AddRequest {
-    /// The value of an `--assign`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub assign: Option<String>,
+    /// The value of an `--assign`, or of one for each function of the device.
+    #[serde(default, skip_serializing_if = "Functions::is_empty")]
+    pub assign: Functions,
     /// The value of a `--net`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub net: Option<String>,
@@ -55,40 +55,97 @@ pub struct AddRequest {
     pub folder: Option<PathBuf>,
 }
 
+/// The functions of a device: one is written as itself, several as a list.
+#[derive(Clone, PartialEq, Debug, Default, Deserialize)]
+#[serde(from = "OneOrMany")]
+pub struct Functions(pub Vec<String>);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a string or a list of strings")]
+enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl From<OneOrMany> for Functions {
+    fn from(written: OneOrMany) -> Self {
+        Self(match written {
+            OneOrMany::One(one) => vec![one],
+            OneOrMany::Many(many) => many,
+        })
+    }
+}
+
+impl Serialize for Functions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [one] => one.serialize(serializer),
+            many => many.serialize(serializer),
+        }
+    }
+}
+
+impl Functions {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 impl AddRequest {
-    fn read(self) -> Result<Add, Refused> {
-        let mut device = match (self.assign, self.net) {
-            (Some(text), None) => {
-                let mut spec: AssignSpec = text.parse().map_err(|error| invalid(&text, &error))?;
-                if let (Some(folder), RomSource::File(rom)) =
-                    (&self.folder, &mut spec.presentation.rom)
-                {
-                    *rom = folder.join(&*rom);
+    fn read(self) -> Result<NewDevice, Refused> {
+        let Self {
+            assign,
+            net,
+            id,
+            folder,
+        } = self;
+        let device = match (assign.0.as_slice(), net) {
+            ([_, ..], None) => {
+                let read = |text: &String| function(text, folder.as_deref());
+                let mut specs = assign.0.iter().map(read).collect::<Result<Vec<_>, _>>()?;
+                match specs.as_mut_slice() {
+                    [one] => name(&mut one.id, id)?,
+                    _ if id.is_some() => {
+                        let why = "give each of several functions its own id=, not all of them one";
+                        return Err(Refused::invalid(why));
+                    }
+                    _ => (),
                 }
-                if let Some(number) = spec.iommufd {
-                    let why = format!("iommufd={number} is for the command line of `sluice run`");
-                    return Err(Refused::invalid(why));
-                }
-                NewDevice::Assign(spec)
+                NewDevice::Assign(specs)
             }
-            (None, Some(text)) => {
-                NewDevice::Net(text.parse().map_err(|error| invalid(&text, &error))?)
+            ([], Some(text)) => {
+                let mut spec: NetSpec = text.parse().map_err(|error| invalid(&text, &error))?;
+                name(&mut spec.id, id)?;
+                NewDevice::Net(spec)
             }
             _ => return Err(Refused::invalid("give either assign or net")),
         };
-        let own = match &mut device {
-            NewDevice::Assign(spec) => spec.id.take(),
-            NewDevice::Net(spec) => spec.id.take(),
-        };
-        let id = match (self.id, own) {
-            (Some(_), Some(_)) => return Err(Refused::invalid("the id is given twice; keep one")),
-            (id, own) => id.or(own),
-        };
-        id.as_deref()
-            .map_or(Ok(()), check_id)
-            .map_err(Refused::invalid)?;
-        Ok(Add { id, device })
+        Ok(device)
     }
+}
+
+/// Reads a function of the host's; a ROM's file is relative to `folder`.
+fn function(text: &str, folder: Option<&Path>) -> Result<AssignSpec, Refused> {
+    let mut spec: AssignSpec = text.parse().map_err(|error| invalid(text, &error))?;
+    if let (Some(folder), RomSource::File(rom)) = (folder, &mut spec.presentation.rom) {
+        *rom = folder.join(&*rom);
+    }
+    if let Some(number) = spec.iommufd {
+        let why = format!("iommufd={number} is for the command line of `sluice run`");
+        return Err(Refused::invalid(why));
+    }
+    Ok(spec)
+}
+
+/// Gives a device the request's id, if there is one and it has none of its own.
+fn name(own: &mut Option<String>, id: Option<String>) -> Result<(), Refused> {
+    if own.is_some() && id.is_some() {
+        return Err(Refused::invalid("the id is given twice; keep one"));
+    }
+    *own = own.take().or(id);
+    own.as_deref()
+        .map_or(Ok(()), check_id)
+        .map_err(Refused::invalid)
 }
 
 fn invalid(text: &str, error: &dyn std::fmt::Display) -> Refused {

@@ -27,19 +27,20 @@ fn a_device_is_added_with_the_options_of_the_flag() {
         r#"{"do":"add","net":"tap=tap0,mac=02:00:00:00:00:01"}"#,
     );
     let added = fake.added.lock().unwrap();
-    let NewDevice::Assign(spec) = &added[0].device else {
+    let NewDevice::Assign(spec) = &added[0] else {
         panic!()
     };
+    let [spec] = spec.as_slice() else { panic!() };
     assert_eq!(spec.port, Some(3));
     assert!(matches!(spec.device, DeviceSpec::Named(_)));
     let rom = RomSource::File(Path::new("/roms/a.rom").into());
     assert_eq!(spec.presentation.rom, rom);
-    let NewDevice::Net(spec) = &added[1].device else {
+    let NewDevice::Net(spec) = &added[1] else {
         panic!()
     };
     assert_eq!(spec.backend, NetBackend::Tap("tap0".into()));
     assert_eq!(spec.mac, Some(Mac([2, 0, 0, 0, 0, 1])));
-    assert_eq!(added[1].id, None);
+    assert_eq!(spec.id, None);
 }
 
 #[test]
@@ -64,8 +65,47 @@ fn a_device_is_called_as_its_description_says() {
     ask(&fake, r#"{"do":"add","assign":"02:10.0,id=gpu"}"#);
     ask(&fake, r#"{"do":"add","net":"user,id=lan"}"#);
     let added = fake.added.lock().unwrap();
-    let ids: Vec<_> = added.iter().map(|add| add.id.as_deref()).collect();
-    assert_eq!(ids, [Some("gpu"), Some("lan")]);
+    assert_eq!(ids(&added), [Some("gpu"), Some("lan")]);
+}
+
+fn ids(added: &[NewDevice]) -> Vec<Option<&str>> {
+    fn of(device: &NewDevice) -> Vec<Option<&str>> {
+        match device {
+            NewDevice::Assign(functions) => functions.iter().map(|f| f.id.as_deref()).collect(),
+            NewDevice::Net(spec) => vec![spec.id.as_deref()],
+        }
+    }
+    added.iter().flat_map(of).collect()
+}
+
+#[test]
+fn functions_of_one_device_are_a_list() {
+    let fake = Fake::default();
+    ask(
+        &fake,
+        r#"{"do":"add","assign":["02:10.0,id=gpu","02:10.1,id=audio"]}"#,
+    );
+    ask(&fake, r#"{"do":"add","assign":["02:10.0"],"id":"one"}"#);
+    let added = fake.added.lock().unwrap();
+    assert_eq!(added.len(), 2);
+    assert_eq!(ids(&added), [Some("gpu"), Some("audio"), Some("one")]);
+}
+
+#[test]
+fn one_function_is_written_as_itself_and_several_as_a_list() {
+    let written = |functions: &[&str]| {
+        let assign = Functions(functions.iter().map(|&f| f.to_owned()).collect());
+        let request = Request::Add(AddRequest {
+            assign,
+            ..AddRequest::default()
+        });
+        let text = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&text).unwrap(), request);
+        text
+    };
+    assert_eq!(written(&["a"]), r#"{"do":"add","assign":"a"}"#);
+    assert_eq!(written(&["a", "b"]), r#"{"do":"add","assign":["a","b"]}"#);
+    assert_eq!(written(&[]), r#"{"do":"add"}"#);
 }
 
 #[test]
@@ -125,6 +165,21 @@ fn what_is_wrong_is_told_with_a_code() {
             r#"{"do":"add","assign":"02:10.0,id=a","id":"b"}"#,
             "invalid",
             "given twice",
+        ),
+        (
+            r#"{"do":"add","assign":["02:10.0","02:10.1"],"id":"b"}"#,
+            "invalid",
+            "its own id=",
+        ),
+        (
+            r#"{"do":"add","assign":[]}"#,
+            "invalid",
+            "either assign or net",
+        ),
+        (
+            r#"{"do":"add","assign":7}"#,
+            "invalid",
+            "a string or a list of strings",
         ),
         (
             r#"{"do":"add","assign":"02:10.0,iommufd=5"}"#,

@@ -4,38 +4,32 @@ use pci::{Bdf, Bridge};
 
 use super::ports::Port;
 use super::{Device, Item, Refusal, Slots, State};
-use crate::config::{DeviceSpec, NetBackend};
-use crate::control::{Add, Added, Code, Control, Listed, Listing, NewDevice, Refused, Removal};
+use crate::config::{NetBackend, Together};
+use crate::control::{Added, Code, Control, Listed, Listing, NewDevice, Refused, Removal};
 use crate::host::{Host, HostDevice};
 
 /// What an emulated card is sold as.
 const NIC_NAME: &str = "Intel Corporation 82540EM Gigabit Ethernet Controller";
 
 impl Control for Slots {
-    fn add(&self, add: Add) -> Result<Added, Refused> {
-        let (id, place) = match add.device {
-            NewDevice::Assign(spec) => {
-                let own = match spec.device {
-                    DeviceSpec::Named(host) => id_of(host),
-                    DeviceSpec::Open(_) => String::new(),
-                };
-                let id = add.id.unwrap_or(own);
-                let place = self.add_assigned(&id, spec)?;
-                (id, place)
+    fn add(&self, device: NewDevice) -> Result<Added, Refused> {
+        let place = match device {
+            NewDevice::Assign(functions) => {
+                let together = Together::new(functions).map_err(Refusal::from)?;
+                self.add_assigned(together)?
             }
             NewDevice::Net(spec) => {
-                let own = match &spec.backend {
+                let own = || match &spec.backend {
                     NetBackend::Tap(name) => name.clone(),
                     NetBackend::User(_) => "user".to_owned(),
                 };
-                let id = add.id.unwrap_or(own);
+                let id = spec.id.clone().unwrap_or_else(own);
                 let net = spec.plugged_as(&id).map_err(Refused::invalid)?;
-                let place = self.add_nic(&id, &net)?;
-                (id, place)
+                self.add_nic(&net)?
             }
         };
         Ok(Added {
-            id,
+            id: place.id,
             port: place.port,
             guest: place.guest.map(|bdf| bdf.to_string()),
         })
@@ -119,7 +113,7 @@ impl From<Refusal> for Refused {
             }
             Refusal::Busy { .. } => Code::Busy,
             Refusal::Timeout { .. } => Code::Timeout,
-            Refusal::Descriptor => Code::Invalid,
+            Refusal::NotTogether(_) => Code::Invalid,
             Refusal::Ending => Code::Unavailable,
             Refusal::Machine(_) => Code::NotPossible,
         };

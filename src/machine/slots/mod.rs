@@ -45,6 +45,8 @@ pub struct Slots {
 
 /// What is in a slot.
 struct Content {
+    /// What its functions are called, also while they are being opened.
+    ids: Vec<String>,
     /// By function number, which is their order.
     items: Vec<Item>,
     state: State,
@@ -65,6 +67,20 @@ enum Device {
         on_error: OnError,
     },
     Nic(Arc<E1000>),
+}
+
+impl Item {
+    fn assigned(assign: &config::Assign, taken: Taken) -> Self {
+        Self {
+            id: assign.id.clone(),
+            function: assign.function,
+            device: Device::Assigned {
+                host: assign.device,
+                taken,
+                on_error: assign.on_error,
+            },
+        }
+    }
 }
 
 impl Device {
@@ -136,18 +152,12 @@ impl Slots {
         let devices: Vec<_> = taken.iter().map(|taken| taken.device.clone()).collect();
         for (assign, taken) in assigns.iter().zip(taken) {
             let content = contents.entry(assign.port).or_insert_with(|| Content {
+                ids: Vec::new(),
                 items: Vec::new(),
                 state: State::Plugged,
             });
-            content.items.push(Item {
-                id: assign.id.clone(),
-                function: assign.function,
-                device: Device::Assigned {
-                    host: assign.device,
-                    taken,
-                    on_error: assign.on_error,
-                },
-            });
+            content.ids.push(assign.id.clone());
+            content.items.push(Item::assigned(assign, taken));
         }
         drop(contents);
         for (assign, device) in assigns.iter().zip(devices) {

@@ -12,7 +12,7 @@ use pci::{Bdf, InterruptPin};
 use super::control::guest_address;
 use super::ports::Port;
 use super::{Content, Device, Item, Slots, State};
-use crate::config::{self, DeviceSpec};
+use crate::config::{self, NotTogether, Together};
 use crate::control::Removal;
 use crate::machine::Error;
 use crate::machine::nics;
@@ -70,9 +70,9 @@ pub enum Refusal {
         /// How long it had.
         patience: Duration,
     },
-    /// A descriptor is another one in another process.
-    #[error("fd=N is for the command line of `sluice run`; name the device by its address")]
-    Descriptor,
+    /// What was asked for together is no device.
+    #[error(transparent)]
+    NotTogether(#[from] NotTogether),
     /// The machine ends.
     #[error("the machine is ending")]
     Ending,
@@ -92,8 +92,10 @@ fn list(ports: &[u8]) -> String {
 }
 
 /// Where a device went.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Place {
+    /// What its function 0 is called.
+    pub id: String,
     /// The root port.
     pub port: u8,
     /// The address in the guest, if its bus has a number.
@@ -101,42 +103,24 @@ pub struct Place {
 }
 
 impl Slots {
-    /// Takes a device of the host's and puts it into a slot, the first that is free if none is
-    /// asked for. When this returns the guest has been told of it.
-    pub fn add_assigned(&self, id: &str, spec: config::AssignSpec) -> Result<Place, Refusal> {
-        let DeviceSpec::Named(host) = spec.device else {
-            return Err(Refusal::Descriptor);
-        };
-        self.add(id, spec.port, |port| {
-            let wanted = config::Assign {
-                id: id.to_owned(),
-                device: host,
-                file: None,
-                interface: spec.interface,
-                iommufd: None,
-                port,
-                function: 0,
-                presentation: spec.presentation,
-                on_error: spec.on_error,
-                lent: None,
-            };
-            // One was asked for.
-            let taken = self.assigner.take(&[wanted])?.pop();
-            Ok(taken.map(|taken| Device::Assigned {
-                host,
-                taken,
-                on_error: spec.on_error,
-            }))
+    /// Takes a device of the host's, all its functions or none, and puts it into a slot, the
+    /// first that is free if none is asked for. When this returns the guest has been told of it.
+    pub fn add_assigned(&self, functions: Together) -> Result<Place, Refusal> {
+        self.add(functions.ids(), functions.port(), |port| {
+            let wanted = functions.placed(port);
+            let taken = self.assigner.take(&wanted)?;
+            let items = wanted.iter().zip(taken);
+            Ok(items.map(|(w, taken)| Item::assigned(w, taken)).collect())
         })
     }
 
     /// Makes a network card and puts it into a slot.
-    pub fn add_nic(&self, id: &str, net: &config::Net) -> Result<Place, Refusal> {
-        self.add(id, None, |number| {
+    pub fn add_nic(&self, net: &config::Net) -> Result<Place, Refusal> {
+        self.add(vec![net.id.clone()], None, |number| {
             let backend = nics::open(&net.backend)?;
             let device = self.port(number)?.bdf.device();
             let nic = E1000::new(E1000Config {
-                name: id.to_owned(),
+                name: net.id.clone(),
                 mac: net.mac,
                 backend,
                 dma: self.fabric.dma(),
@@ -147,40 +131,43 @@ impl Slots {
             });
             let nic = Arc::new(nic.map_err(Error::Nic)?);
             nic.start().map_err(Error::Nic)?;
-            Ok(Some(Device::Nic(nic)))
+            Ok(vec![Item {
+                id: net.id.clone(),
+                function: 0,
+                device: Device::Nic(nic),
+            }])
         })
     }
 
     fn add(
         &self,
-        id: &str,
+        ids: Vec<String>,
         port: Option<u8>,
-        make: impl FnOnce(u8) -> Result<Option<Device>, Refusal>,
+        make: impl FnOnce(u8) -> Result<Vec<Item>, Refusal>,
     ) -> Result<Place, Refusal> {
-        let number = self.reserve(id, port)?;
-        let plugged = make(number)
-            .and_then(|device| device.ok_or(Refusal::Ending))
-            .and_then(|device| self.plug(id, number, device));
+        let number = self.reserve(&ids, port)?;
+        let plugged = make(number).and_then(|items| self.plug(ids, number, items));
         if plugged.is_err() {
             self.contents().remove(&number);
         }
         plugged
     }
 
-    /// Puts a device on the bus behind a port, and then tells the guest.
-    fn plug(&self, id: &str, number: u8, device: Device) -> Result<Place, Refusal> {
-        let (root, port) = (self.root()?, self.port(number)?);
-        if let Err(refusal) = self.attach_to(&root, port, &device) {
-            self.close_device(device);
-            return Err(refusal);
-        }
-        let item = Item {
-            id: id.to_owned(),
-            function: 0,
-            device,
+    /// Puts the functions of a device on the bus behind a port, and then tells the guest.
+    fn plug(&self, ids: Vec<String>, number: u8, items: Vec<Item>) -> Result<Place, Refusal> {
+        let attached = self.attach_to(number, &items);
+        let (port, id) = match attached {
+            Ok(port) => (port, items.first().map(|item| item.id.clone())),
+            Err(refusal) => {
+                items
+                    .into_iter()
+                    .for_each(|item| self.close_device(item.device));
+                return Err(refusal);
+            }
         };
         let content = Content {
-            items: vec![item],
+            ids,
+            items,
             state: State::Plugged,
         };
         if let Some(watch) = self.watch.get() {
@@ -189,29 +176,38 @@ impl Slots {
         self.contents().insert(number, content);
         port.port.insert();
         Ok(Place {
+            id: id.unwrap_or_default(),
             port: number,
             guest: guest_address(port, 0),
         })
     }
 
-    fn attach_to(&self, root: &Arc<PciRoot>, port: &Port, device: &Device) -> Result<(), Refusal> {
-        let ids = root
-            .plug(port.id, &[(0, device.on_bus())])
-            .map_err(Error::from)?;
-        if let (Device::Assigned { taken, .. }, Some(&id)) = (device, ids.first()) {
-            self.wire_intx(&taken.device, |pin| root.root_interrupt(id, pin));
+    fn attach_to(&self, number: u8, items: &[Item]) -> Result<&Port, Refusal> {
+        let (root, port) = (self.root()?, self.port(number)?);
+        let functions = items
+            .iter()
+            .map(|item| (item.function, item.device.on_bus()));
+        let functions: Vec<_> = functions.collect();
+        let on_bus = root.plug(port.id, &functions).map_err(Error::from)?;
+        for (item, id) in items.iter().zip(on_bus) {
+            if let Device::Assigned { taken, .. } = &item.device {
+                self.wire_intx(&taken.device, |pin| root.root_interrupt(id, pin));
+            }
         }
-        Ok(())
+        Ok(port)
     }
 
     /// Keeps a slot for what is being opened.
-    fn reserve(&self, id: &str, port: Option<u8>) -> Result<u8, Refusal> {
+    fn reserve(&self, ids: &[String], port: Option<u8>) -> Result<u8, Refusal> {
         let mut contents = self.contents();
         if self.has_ended() {
             return Err(Refusal::Ending);
         }
-        if contents.values().any(|content| content.holds(id)) {
-            return Err(Refusal::IdTaken(id.to_owned()));
+        let taken = |(index, id): &(usize, &String)| {
+            ids[..*index].contains(id) || contents.values().any(|content| content.ids.contains(id))
+        };
+        if let Some((_, id)) = ids.iter().enumerate().find(taken) {
+            return Err(Refusal::IdTaken(id.clone()));
         }
         let number = match port {
             None => *self
@@ -222,13 +218,14 @@ impl Slots {
             Some(port) => {
                 self.port(port)?;
                 if let Some(content) = contents.get(&port) {
-                    let by = content.names();
+                    let by = content.ids.join(" and ");
                     return Err(Refusal::PortTaken { port, by });
                 }
                 port
             }
         };
         let coming = Content {
+            ids: ids.to_vec(),
             items: Vec::new(),
             state: State::Coming,
         };
@@ -275,7 +272,9 @@ impl Slots {
         if self.has_ended() {
             return Err(Refusal::Ending);
         }
-        let found = contents.iter_mut().find(|(_, content)| content.holds(id));
+        let found = contents
+            .iter_mut()
+            .find(|(_, content)| content.ids.iter().any(|own| own == id));
         let (number, content) = found.ok_or_else(|| Refusal::UnknownId(id.to_owned()))?;
         let what = match content.state {
             State::Plugged => {
@@ -321,18 +320,6 @@ impl Slots {
 }
 
 impl Content {
-    fn holds(&self, id: &str) -> bool {
-        self.items.iter().any(|item| item.id == id)
-    }
-
-    fn names(&self) -> String {
-        let names: Vec<_> = self.items.iter().map(|item| item.id.as_str()).collect();
-        match names.as_slice() {
-            [] => "a device that is being plugged in".to_owned(),
-            names => names.join(" and "),
-        }
-    }
-
     /// Takes everything out.
     fn empty(&mut self) -> Vec<Item> {
         std::mem::take(&mut self.items)

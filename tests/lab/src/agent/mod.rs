@@ -36,6 +36,13 @@ pub enum Agent {
         /// How many bytes
         bytes: u64,
     },
+    /// Connect and send a file
+    TcpSendFile {
+        /// To whom
+        to: SocketAddr,
+        /// What
+        file: PathBuf,
+    },
     /// Connect and receive all there is
     TcpReceive {
         /// From whom
@@ -84,6 +91,10 @@ pub fn main(task: &Agent) -> Result<()> {
         }
         Agent::UdpReceive { at } => network::udp_receive(*at)?,
         Agent::TcpSend { to, bytes } => (network::tcp_send(*to, *bytes)?, start.elapsed()),
+        Agent::TcpSendFile { to, file } => {
+            let content = fs::read(file).path(file)?;
+            (network::tcp_send_all(*to, &content)?, start.elapsed())
+        }
         Agent::TcpReceive { from } => (network::tcp_receive(*from)?, start.elapsed()),
         Agent::SerialEcho { device, count } => (serial::echo(device, *count)?, start.elapsed()),
         Agent::MapWrite { to, from } => {

@@ -49,10 +49,23 @@ pub fn tcp_send(to: SocketAddr, bytes: u64) -> Result<u64> {
         stream.write_all(&block[..now]).context(to)?;
         left -= now as u64;
     }
-    // Not done before the other side has it all and closes.
+    finish_sending(stream, to)?;
+    Ok(bytes)
+}
+
+/// Gives how many bytes the other side has.
+pub fn tcp_send_all(to: SocketAddr, bytes: &[u8]) -> Result<u64> {
+    let mut stream = TcpStream::connect(to).context(to)?;
+    stream.write_all(bytes).context(to)?;
+    finish_sending(stream, to)?;
+    Ok(bytes.len() as u64)
+}
+
+/// Returns when the other side has it all and closes.
+fn finish_sending(mut stream: TcpStream, to: SocketAddr) -> Result<()> {
     stream.shutdown(std::net::Shutdown::Write).context(to)?;
     let _ = stream.read(&mut [0; 1]);
-    Ok(bytes)
+    Ok(())
 }
 
 /// Gives how many bytes came.

@@ -31,7 +31,14 @@ impl Control {
         self.run(&["add", flag, value]).map(drop)
     }
 
-    /// The same, under a name of its own.
+    /// Plugs functions of one of the host's devices in together.
+    pub fn add_functions(&self, addresses: &[&str]) -> Result<()> {
+        let flags = addresses.iter().flat_map(|address| ["--assign", address]);
+        let arguments: Vec<_> = ["add"].into_iter().chain(flags).collect();
+        self.run(&arguments).map(drop)
+    }
+
+    /// Plugs a device in under a name of its own.
     pub fn add_as(&self, id: &str, flag: &str, value: &str) -> Result<()> {
         self.run(&["add", flag, value, "--id", id]).map(drop)
     }

@@ -6,7 +6,7 @@ use crate::inside::control::Control;
 use crate::inside::guest::{Guest, expect_success};
 use crate::inside::host;
 use crate::inside::linux::{
-    copy_through_block_device, network_up, ping_all, wait_for_block_device,
+    copy_through_block_device, interface_up, network_up, ping_all, wait_for_block_device,
 };
 use crate::inside::rig::Rig;
 use crate::inside::sysfs;
@@ -26,6 +26,13 @@ pub const CHECKS: &[Check] = &[
         limit: 240,
         fixture: None,
         run: others,
+    },
+    Check {
+        name: "two-functions-come-and-go-as-one-device",
+        cpus: &[2],
+        limit: 240,
+        fixture: None,
+        run: two_functions,
     },
     Check {
         name: "host-takes-its-vf-back",
@@ -174,6 +181,31 @@ fn others(rig: &mut Rig, cpus: u32) -> Result<()> {
     control.add("--assign", NVME)?;
     wait_for_block_device(&mut guest, "nvme0n1")?;
     copy_through_block_device(&mut guest, "nvme0n1")?;
+    expect_success(guest.power_off()?)
+}
+
+/// Two functions that have one place on the host share one in the guest, and go together.
+fn two_functions(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let (mut guest, control) = boot(rig, GuestSpec::new(cpus))?;
+    guest.sh("modprobe igbvf")?;
+    let strangers = control.refusal(&["add", "--assign", VF, "--assign", NVME])?;
+    if !strangers.contains("not functions of one device") {
+        return fail(format!("of two devices: {strangers}"));
+    }
+    control.add_functions(&VIRTUAL_FUNCTIONS)?;
+    let both = "set -- /sys/bus/pci/drivers/igbvf/*:00.[02]/net/*";
+    wait_until(&mut guest, &format!("{both}; [ $# = 2 ] && [ -e $2 ]"))?;
+    for index in [1, 2] {
+        let interface = guest.sh(&format!("{both}; eval basename \\${index}"))?;
+        interface_up(&mut guest, interface.trim(), VF_GUEST_ADDRESS)?;
+        ping_all(&mut guest, 5, 0.05, PF_ADDRESS)?;
+        guest.sh(&format!("ip link set {} down", interface.trim()))?;
+    }
+    control.remove(VIRTUAL_FUNCTIONS[1])?;
+    wait_for_removal(&mut guest, "igbvf")?;
+    if control.has(VF)? {
+        return fail("one function is still listed");
+    }
     expect_success(guest.power_off()?)
 }
 

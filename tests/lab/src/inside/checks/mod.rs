@@ -20,6 +20,7 @@ mod platform;
 mod rebalance;
 mod reset;
 mod restarts;
+mod sleep;
 mod virtual_functions;
 
 use super::rig::{Fixture, Rig};
@@ -54,6 +55,7 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             interrupts::CHECKS,
             config_space::CHECKS,
             reset::CHECKS,
+            sleep::CHECKS,
             drivers::CHECKS,
             lifecycle::CHECKS,
             operator::CHECKS,
