@@ -4,10 +4,15 @@ use super::Check;
 use crate::cpio::Archive;
 use crate::error::{Context, Result, fail};
 use crate::inside::guest::{Guest, expect_success};
-use crate::inside::linux::{network_up, ping_all, rebind, sha256_in_guest, wait_for_block_device};
+use crate::inside::linux::{
+    interface_of, interrupts, network_up, ping_all, rebind, sha256_in_guest, wait_for_block_device,
+};
 use crate::inside::rig::Rig;
 use crate::inside::vmm::{self, GuestSpec};
-use crate::topology::{NVME, PF_ADDRESS, VF_GUEST_ADDRESS, VIRTUAL_FUNCTIONS};
+use crate::topology::{
+    E1000E, E1000E_GUEST_ADDRESS, E1000E_PEER, NVME, PF_ADDRESS, VF_GUEST_ADDRESS,
+    VIRTUAL_FUNCTIONS,
+};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,7 +44,7 @@ pub const CHECKS: &[Check] = &[
 const TIMES: u32 = 10;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A guest with a virtual function and an NVMe disk, the start of which it knows.
+/// A guest with a virtual function, a NIC on its pin, and an NVMe disk, the start of which it knows.
 struct Owner {
     guest: Guest,
     sha256: String,
@@ -48,7 +53,7 @@ struct Owner {
 impl Owner {
     fn boot(rig: &mut Rig, spec: GuestSpec) -> Result<Self> {
         let guest = rig.boot(&GuestSpec {
-            assign: vec![VIRTUAL_FUNCTIONS[0], NVME],
+            assign: vec![VIRTUAL_FUNCTIONS[0], NVME, E1000E],
             ..spec
         })?;
         let mut owner = Self {
@@ -67,17 +72,24 @@ impl Owner {
     }
 
     fn load_drivers(&mut self) -> Result<()> {
-        self.guest.sh("modprobe nvme")?;
-        self.network_up()
+        self.guest
+            .sh("modprobe nvme && modprobe e1000e IntMode=0")?;
+        self.networks_up()
     }
 
-    fn network_up(&mut self) -> Result<()> {
-        network_up(&mut self.guest, "igbvf", VF_GUEST_ADDRESS).map(drop)
+    fn networks_up(&mut self) -> Result<()> {
+        network_up(&mut self.guest, "igbvf", VF_GUEST_ADDRESS)?;
+        network_up(&mut self.guest, "e1000e", E1000E_GUEST_ADDRESS).map(drop)
     }
 
-    /// Uses both devices.
-    fn expect_both_work(&mut self) -> Result<()> {
+    /// Uses all devices.
+    fn expect_all_work(&mut self) -> Result<()> {
         ping_all(&mut self.guest, 5, 0.1, PF_ADDRESS)?;
+        ping_all(&mut self.guest, 5, 0.1, E1000E_PEER)?;
+        let interface = interface_of(&mut self.guest, "e1000e")?;
+        if interrupts(&mut self.guest, &["IO-APIC", &interface])? == 0 {
+            return fail("the NIC is not on its pin");
+        }
         wait_for_block_device(&mut self.guest, "nvme0n1")?;
         self.guest
             .sh("dd if=/dev/nvme0n1 of=/tmp/taken bs=64k count=16 iflag=direct 2>&1")?;
@@ -106,8 +118,9 @@ fn drivers(rig: &mut Rig, cpus: u32) -> Result<()> {
         let mut again = || {
             rebind(&mut owner.guest, "igbvf")?;
             rebind(&mut owner.guest, "nvme")?;
-            owner.network_up()?;
-            owner.expect_both_work()
+            rebind(&mut owner.guest, "e1000e")?;
+            owner.networks_up()?;
+            owner.expect_all_work()
         };
         counted(time, again())?;
     }
@@ -125,7 +138,7 @@ fn reboots(rig: &mut Rig, cpus: u32) -> Result<()> {
                 return fail("the guest did not start over");
             }
             owner.load_drivers()?;
-            owner.expect_both_work()
+            owner.expect_all_work()
         };
         counted(time, again())?;
     }
@@ -151,7 +164,7 @@ fn kexecs(rig: &mut Rig, cpus: u32) -> Result<()> {
                 .guest
                 .sh(&format!("grep -qw kernel={time} /proc/cmdline"))?;
             owner.load_drivers()?;
-            owner.expect_both_work()
+            owner.expect_all_work()
         };
         counted(time, again())?;
     }
