@@ -155,16 +155,16 @@ impl Slots {
 
     /// Puts the functions of a device on the bus behind a port, and then tells the guest.
     fn plug(&self, ids: Vec<String>, number: u8, items: Vec<Item>) -> Result<Place, Refusal> {
-        let attached = self.attach_to(number, &items);
-        let (port, id) = match attached {
-            Ok(port) => (port, items.first().map(|item| item.id.clone())),
+        let port = match self.attach_to(number, &items) {
+            Ok(port) => port,
             Err(refusal) => {
-                items
-                    .into_iter()
-                    .for_each(|item| self.close_device(item.device));
+                for item in items {
+                    self.close_device(item.device);
+                }
                 return Err(refusal);
             }
         };
+        let id = items.first().map(|item| item.id.clone());
         let content = Content {
             ids,
             items,
