@@ -43,15 +43,16 @@ pub const CHECKS: &[Check] = &[
 ];
 
 const PATIENCE: Duration = Duration::from_secs(90);
-/// The display's directory in the guest's sysfs, as `$d`. The kernel lets a BAR that a driver has be mapped with
-/// `iomem=relaxed` only.
+/// The guest's kernel lets a BAR that a driver has be mapped with this only.
+pub(super) const MAPPING_BARS: &str = "iomem=relaxed";
+/// The display's directory in the guest's sysfs, as `$d`.
 const FIND_DISPLAY: &str =
     "d=$(dirname $(grep -l 0x1234 /sys/bus/pci/devices/*/vendor)) && [ -d $d ]";
 
 fn owning_display(cpus: u32, assign_options: &'static str) -> GuestSpec {
     GuestSpec {
         assign_options,
-        extra_cmdline: "iomem=relaxed",
+        extra_cmdline: MAPPING_BARS,
         ..GuestSpec::owning(&[BOCHS_DISPLAY], cpus)
     }
 }
@@ -95,10 +96,35 @@ fn large_bar(rig: &mut Rig, cpus: u32, assign_options: &'static str) -> Result<(
 const LINES: usize = 64;
 const BLOCKS_ABOVE: usize = 4;
 
-/// What a program writes to the driver's framebuffer is, pixel by pixel, where the adapter's registers say it shows from.
-/// Many lines are one write: Linux 6.12 takes a write of exactly one line for one of no pixels, and never shows it.
+/// A picture in BAR 0.
+struct Picture {
+    from: usize,
+    count: usize,
+    sha256: String,
+}
+
 fn framebuffer(rig: &mut Rig, cpus: u32) -> Result<()> {
     let mut guest = rig.boot(&owning_display(cpus, ""))?;
+    let drawn = draw(&mut guest)?;
+    expect_success(guest.power_off()?)?;
+    let left = left_in_bar(rig, drawn.from, drawn.count)?;
+    if left != drawn.sha256 {
+        return fail(format!(
+            "the guest drew {}, and the host finds {left} in BAR 0 at {:#x}",
+            drawn.sha256, drawn.from
+        ));
+    }
+    Ok(())
+}
+
+/// Its driver binds and makes a framebuffer of it, which shows what is drawn. The guest must have [`MAPPING_BARS`].
+pub(super) fn use_display(guest: &mut Guest) -> Result<()> {
+    draw(guest).map(drop)
+}
+
+/// What a program writes to the driver's framebuffer is, pixel by pixel, where the adapter's registers say it shows from.
+/// Many lines are one write: Linux 6.12 takes a write of exactly one line for one of no pixels, and never shows it.
+fn draw(guest: &mut Guest) -> Result<Picture> {
     guest.sh("modprobe bochs; n=0; until [ -e /dev/fb0 ]; do n=$((n+1)); [ $n -lt 100 ] || exit 1; sleep 0.1; done")?;
     let stride = number(&guest.sh("cat /sys/class/graphics/fb0/stride")?)?;
     let count = LINES * stride;
@@ -106,10 +132,10 @@ fn framebuffer(rig: &mut Rig, cpus: u32) -> Result<()> {
         "dd if=/dev/urandom of=/tmp/given bs={count} count=1 2>&1 && \
          dd if=/tmp/given of=/dev/fb0 bs={count} seek={BLOCKS_ABOVE} 2>&1"
     ))?;
-    let given = sha256_in_guest(&mut guest, "/tmp/given")?;
+    let sha256 = sha256_in_guest(guest, "/tmp/given")?;
     // The driver copies what changed a little later.
     std::thread::sleep(Duration::from_secs(2));
-    let from = shown_from(&mut guest)? + BLOCKS_ABOVE * count;
+    let from = shown_from(guest)? + BLOCKS_ABOVE * count;
     guest.sh_within(
         &format!(
             "lab agent map-read $d/resource0 /tmp/bar {} >/dev/null && tail -c {count} /tmp/bar >/tmp/shown",
@@ -117,20 +143,17 @@ fn framebuffer(rig: &mut Rig, cpus: u32) -> Result<()> {
         ),
         PATIENCE,
     )?;
-    let shown = sha256_in_guest(&mut guest, "/tmp/shown")?;
-    if given != shown {
+    let shown = sha256_in_guest(guest, "/tmp/shown")?;
+    if sha256 != shown {
         return fail(format!(
-            "the guest drew {given}, and {shown} is in BAR 0 at {from:#x}"
+            "the guest drew {sha256}, and {shown} is in BAR 0 at {from:#x}"
         ));
     }
-    expect_success(guest.power_off()?)?;
-    let left = left_in_bar(rig, from, count)?;
-    if left != given {
-        return fail(format!(
-            "the guest drew {given}, and the host finds {left} in BAR 0 at {from:#x}"
-        ));
-    }
-    Ok(())
+    Ok(Picture {
+        from,
+        count,
+        sha256,
+    })
 }
 
 /// Where in BAR 0 the picture starts: the Bochs VBE registers (QEMU's docs/specs/standard-vga.rst), 16 bits each at

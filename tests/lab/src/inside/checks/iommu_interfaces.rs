@@ -2,6 +2,7 @@
 //! through either.
 
 use super::assignment::{ping_over_vf, use_e1000e, use_nvme};
+use super::display::{MAPPING_BARS, use_display};
 use super::drivers::{use_physical_function, use_xhci};
 use super::interrupts::nobody_complains;
 use super::operator::refused;
@@ -95,6 +96,7 @@ fn drivers(rig: &mut Rig, cpus: u32, interface: &str, options: &'static str) -> 
         let spec = GuestSpec {
             assign: vec![VIRTUAL_FUNCTIONS[0], NVME, E1000E, XHCI, BOCHS_DISPLAY],
             assign_options: options,
+            extra_cmdline: MAPPING_BARS,
             ..GuestSpec::new(cpus)
         };
         let mut guest = boot_through(rig, interface, &spec)?;
@@ -107,12 +109,6 @@ fn drivers(rig: &mut Rig, cpus: u32, interface: &str, options: &'static str) -> 
         expect_success(guest.power_off()?)
     };
     host::with_device(XHCI, || host::with_device(BOCHS_DISPLAY, || with_all(rig)))
-}
-
-/// Its driver binds and makes a framebuffer of it.
-fn use_display(guest: &mut Guest) -> Result<()> {
-    guest.sh("modprobe bochs")?;
-    guest.sh("n=0; until [ -e /dev/dri/card0 ]; do n=$((n+1)); [ $n -lt 100 ] || break; sleep 0.1; done; ls -d /sys/bus/pci/drivers/bochs-drm/0000:* && [ -e /dev/dri/card0 ]").map(drop)
 }
 
 fn physical_function(
