@@ -27,6 +27,7 @@ mod stats;
 mod terminal;
 mod timers;
 mod vm;
+mod vtd;
 
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ pub struct Machine {
     _drives: Option<drives::Drives>,
     slots: Arc<slots::Slots>,
     control: Option<crate::control::Server>,
+    vtd: Option<vtd::Unit>,
     chipset: Arc<chipset::Chipset>,
     console: console::Console,
     reporter: stats::Reporter,
