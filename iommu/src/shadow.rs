@@ -175,6 +175,11 @@ impl Shadow {
         }
     }
 
+    /// What stands for its devices in messages.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
     /// Bytes mapped.
     pub fn mapped_bytes(&self) -> u64 {
         self.state().bytes

@@ -86,6 +86,7 @@ impl Machine {
             file: std::env::var_os("SLUICE_STATS").map(Into::into),
             buses: [core.spaces.io.clone(), core.spaces.mmio.clone()],
             routing: board.routing,
+            followers: board.vtd.as_ref().map(|unit| unit.behind().followers),
         };
         let shared = Arc::new(Shared {
             spaces: core.spaces,
@@ -278,6 +279,7 @@ impl Board {
             ram: core.ram.clone(),
             pages: core.pages,
             remapper: self.remapper.clone(),
+            behind: self.vtd.as_ref().map(Unit::behind),
             msi: self.msi.clone(),
             routes: Arc::new(KvmRoutes(self.routes.clone())),
             wires: self.chipset.wires.clone(),

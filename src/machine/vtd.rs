@@ -11,6 +11,7 @@ use pci::{MsiMessage, Space};
 use devices::dma::GuestRam;
 
 use super::Error;
+use super::assigned::{Behind, Followers};
 use super::installer::{Installed, Installer, Placement};
 use crate::config;
 use crate::interrupt::{Controllers, Routes};
@@ -62,6 +63,7 @@ impl Unit {
         };
         let listener = Arc::new(Listener {
             msi: parts.msi,
+            followers: Arc::default(),
             interrupts: OnceLock::new(),
         });
         let vtd = Arc::new(Vtd::new(config, parts.ram, listener.clone()));
@@ -86,6 +88,14 @@ impl Unit {
         let _ = self.listener.interrupts.set(interrupts);
     }
 
+    /// What assigned devices need to know of it.
+    pub fn behind(&self) -> Behind {
+        Behind {
+            vtd: self.vtd.clone(),
+            followers: self.listener.followers.clone(),
+        }
+    }
+
     /// Power-on values. Devices must do no DMA any more: what was an address of theirs is now
     /// guest-physical.
     pub fn reset(&self) {
@@ -96,6 +106,7 @@ impl Unit {
 /// Holds weakly who holds the unit.
 struct Listener {
     msi: Arc<dyn MsiSink>,
+    followers: Arc<Followers>,
     interrupts: OnceLock<(Weak<Controllers>, Weak<Routes>)>,
 }
 
@@ -104,7 +115,9 @@ impl VtdSink for Listener {
         self.msi.send(message);
     }
 
-    fn translations_changed(&self, _: TranslationChange) {}
+    fn translations_changed(&self, change: TranslationChange) {
+        self.followers.follow(change);
+    }
 
     /// All are resolved anew whichever changed: those that stay what they were cost a look into
     /// the unit's cache each.
