@@ -1,10 +1,10 @@
 //! The machine: what the operator asked for, put together and run.
 //!
 //! `build` makes and wires everything (`chipset`, `pci_root`, and the devices: `drives`,
-//! `nics`, and what is in `slots`, for which `assigned` opens the host's); `lifecycle` is its
-//! life. On the exit path are [`bus`] (who answers at an address) and what `installer` told
-//! KVM; everything else happens on the main thread, in `event_loop`, or, for what comes and
-//! goes in slots, on threads of theirs.
+//! `nics`, and what is in `slots`, for which `assigned` opens the host's), with a `vtd` between
+//! them and memory if the guest is to have one; `lifecycle` is its life. On the exit path are
+//! [`bus`] (who answers at an address) and what `installer` told KVM; everything else happens on
+//! the main thread, in `event_loop`, or, for what comes and goes in slots, on threads of theirs.
 
 mod assigned;
 mod build;

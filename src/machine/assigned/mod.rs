@@ -154,8 +154,9 @@ impl Assigner {
         let mut side = self.side();
         side.open = side.open.saturating_sub(taken.len());
         self.tell_peers(&side);
-        if side.open == 0 {
-            side.host.left();
+        match side.open {
+            0 => side.host.left(),
+            _ => side.host.fewer(),
         }
         for Taken { device, kernel, .. } in taken {
             let name = device.name().to_owned();

@@ -132,6 +132,13 @@ impl HostSide {
         }
     }
 
+    /// A device has left, and others stay.
+    pub fn fewer(&mut self) {
+        if let Spaces::Each(shadows) = &mut self.spaces {
+            shadows.tidy();
+        }
+    }
+
     fn kvm(&mut self) -> Result<Arc<KvmVfio>, Error> {
         let made = match self.kvm.take() {
             Some(made) => made,

@@ -48,8 +48,8 @@ pub struct Followers(ArcSwap<Vec<Weak<Space>>>);
 /// What a space holds.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct SpaceUsage {
-    /// Its devices.
-    pub devices: String,
+    /// The first of its devices, which stands for all of them.
+    pub device: String,
     /// Mappings in the host's IOMMU.
     pub mappings: usize,
     /// Bytes that are mapped, and so pinned.
@@ -68,11 +68,24 @@ impl Followers {
     pub fn usage(&self) -> Vec<SpaceUsage> {
         let spaces = self.0.load();
         let usage = |space: Arc<Space>| SpaceUsage {
-            devices: space.shadow.name().to_string(),
+            device: space.shadow.name().to_string(),
             mappings: space.shadow.mappings(),
             bytes: space.shadow.mapped_bytes(),
         };
         spaces.iter().filter_map(Weak::upgrade).map(usage).collect()
+    }
+
+    /// Makes a new space as the unit is now: known to the unit first, so that no change is
+    /// missed.
+    fn fill(&self, space: &Arc<Space>) -> Result<(), ShadowError> {
+        self.add(space);
+        match space.shadow.replay() {
+            Err(error @ ShadowError::Map { .. }) => Err(error),
+            followed => {
+                tell(followed);
+                Ok(())
+            }
+        }
     }
 
     fn add(&self, space: &Arc<Space>) {
@@ -101,11 +114,9 @@ fn describe(error: &dyn std::error::Error) -> String {
     }
 }
 
-/// An address space of the host's IOMMU.
+/// An address space of the host's IOMMU, and who is in it.
 struct Space {
     shadow: Shadow,
-    // After what is mapped in it.
-    interface: Interface,
     members: Mutex<Members>,
 }
 
@@ -123,6 +134,31 @@ impl Members {
 }
 
 impl Space {
+    /// Nothing is mapped, and nobody in it.
+    fn new(
+        name: &str,
+        vtd: &Arc<Vtd>,
+        ram: &Arc<GuestRam>,
+        mapper: Arc<dyn HostMapper>,
+    ) -> Arc<Self> {
+        let size: u64 = ram.iter().map(|region| region.len()).sum();
+        let shadow = Shadow::new(ShadowConfig {
+            vtd: vtd.clone(),
+            name: name.into(),
+            requesters: Vec::new(),
+            memory: ram.clone(),
+            mapper,
+            limits: ShadowLimits {
+                bytes: size.saturating_mul(TIMES),
+                ..ShadowLimits::default()
+            },
+        });
+        Arc::new(Self {
+            shadow,
+            members: Mutex::default(),
+        })
+    }
+
     fn members(&self) -> MutexGuard<'_, Members> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -188,7 +224,20 @@ pub struct Shadows {
     /// Of the same kind as all of them, while there are some.
     interface: Option<Interface>,
     /// By group of the host's IOMMU.
-    spaces: BTreeMap<String, Weak<Space>>,
+    spaces: BTreeMap<String, Known>,
+}
+
+struct Known {
+    space: Weak<Space>,
+    /// What its devices are opened through.
+    interface: Interface,
+}
+
+impl Known {
+    fn is_live(&self) -> bool {
+        let space = self.space.upgrade();
+        space.is_some_and(|space| !space.is_empty())
+    }
 }
 
 impl Shadows {
@@ -212,7 +261,7 @@ impl Shadows {
         if !self.behind.vtd.config().caching_mode {
             return Err(Error::NoCachingMode);
         }
-        self.spaces.retain(|_, space| is_live(space));
+        self.tidy();
         let groups: Vec<_> = prospects.iter().map(group).collect();
         let new: BTreeSet<_> = groups
             .iter()
@@ -235,78 +284,56 @@ impl Shadows {
         interface.check_wishes(wanted)?;
         let mut opened = Vec::new();
         for (prospect, group) in prospects.iter().zip(groups) {
-            let known = self.spaces.get(&group).and_then(Weak::upgrade);
-            if let Some(space) = known {
-                opened.push(enter(&space, prospect, kvm)?);
+            if let Some(known) = self.spaces.get(&group)
+                && let Some(space) = known.space.upgrade()
+            {
+                opened.push(enter(&space, &known.interface, prospect, kvm)?);
                 continue;
             }
             let fresh = match unused.take() {
                 Some(fresh) => fresh,
                 None => interface.another(kvm)?,
             };
-            let space = self.space(prospect, fresh, &memory.ram);
-            self.spaces.insert(group, Arc::downgrade(&space));
+            let (name, vtd) = (&prospect.candidate.name, &self.behind.vtd);
+            let space = Space::new(name, vtd, &memory.ram, fresh.mapper());
             // With type1, a space can be mapped into when there is a device in it.
-            opened.push(enter(&space, prospect, kvm)?);
-            self.fill(&space)?;
+            opened.push(enter(&space, &fresh, prospect, kvm)?);
+            let known = Known {
+                space: Arc::downgrade(&space),
+                interface: fresh,
+            };
+            self.spaces.insert(group, known);
+            self.behind.followers.fill(&space)?;
         }
         Ok(opened)
     }
 
-    fn space(&self, prospect: &Prospect, interface: Interface, ram: &Arc<GuestRam>) -> Arc<Space> {
-        let size: u64 = ram.iter().map(|region| region.len()).sum();
-        let mapper: Arc<dyn HostMapper> = interface.mapper();
-        let shadow = Shadow::new(ShadowConfig {
-            vtd: self.behind.vtd.clone(),
-            name: prospect.candidate.name.as_str().into(),
-            requesters: Vec::new(),
-            memory: ram.clone(),
-            mapper,
-            limits: ShadowLimits {
-                bytes: size.saturating_mul(TIMES),
-                ..ShadowLimits::default()
-            },
-        });
-        Arc::new(Space {
-            shadow,
-            interface,
-            members: Mutex::default(),
-        })
-    }
-
-    /// Makes a new space as the unit is now: known to the unit first, so that no change is
-    /// missed.
-    fn fill(&self, space: &Arc<Space>) -> Result<(), Error> {
-        self.behind.followers.add(space);
-        match space.shadow.replay() {
-            Err(error @ ShadowError::Map { .. }) => Err(error.into()),
-            followed => {
-                tell(followed);
-                Ok(())
-            }
-        }
+    /// Lets go of the host's side of spaces that are empty.
+    pub fn tidy(&mut self) {
+        self.spaces.retain(|_, known| known.is_live());
     }
 
     /// Empties all spaces. For the end of the machine, or of an attempt.
     pub fn end(&mut self) {
         let spaces = std::mem::take(&mut self.spaces);
-        for space in spaces.values().filter_map(Weak::upgrade) {
+        for space in spaces.values().filter_map(|known| known.space.upgrade()) {
             tell(space.shadow.end());
         }
         self.interface = None;
     }
 }
 
-fn enter(space: &Arc<Space>, prospect: &Prospect, kvm: &Arc<KvmVfio>) -> Result<Opened, Error> {
-    let kernel = space.interface.open_one(prospect, kvm)?;
+fn enter(
+    space: &Arc<Space>,
+    interface: &Interface,
+    prospect: &Prospect,
+    kvm: &Arc<KvmVfio>,
+) -> Result<Opened, Error> {
+    let kernel = interface.open_one(prospect, kvm)?;
     Ok(Opened {
         member: Some(space.join()),
         kernel,
     })
-}
-
-fn is_live(space: &Weak<Space>) -> bool {
-    space.upgrade().is_some_and(|space| !space.is_empty())
 }
 
 /// What tells a device's group from others. A device that is in none is told by its name.
@@ -318,3 +345,6 @@ fn group(prospect: &Prospect) -> String {
     });
     number.unwrap_or_else(|| prospect.candidate.name.clone())
 }
+
+#[cfg(test)]
+mod tests;
