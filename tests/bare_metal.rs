@@ -26,3 +26,5 @@ mod lifecycle;
 mod pci;
 #[path = "bare_metal/platform.rs"]
 mod platform;
+#[path = "bare_metal/vtd.rs"]
+mod vtd;

@@ -12,6 +12,7 @@
 //! | [`reset_control`] | port 0xCF9 | ICH9 §13.7.5 |
 //! | [`misc_ports`] | ports 0x80, 0x92, 0xED, 0x402 | ICH9 §13.7 |
 //! | [`lpc`] | 00:1f.0 | ICH9 §13.1 |
+//! | [`vtd`] | 0xFED9_0000 | VT-d specification |
 //! | [`acpi_pm`] | PMBASE, ports 0xB2–0xB3 | ICH9 §13.8 |
 //!
 //! Devices on ISA ports speak bytes ([`ports::BytePorts`]) and say which ports they take
@@ -31,6 +32,7 @@ pub mod power;
 pub mod reset_control;
 pub mod rtc;
 pub mod serial;
+pub mod vtd;
 pub mod wire;
 
 #[cfg(test)]

@@ -44,6 +44,10 @@ pub trait Remapper: Send + Sync {
 
     /// Resolves an interrupt message to the one the interrupt controllers take.
     fn remap(&self, requester: Bdf, message: MsiMessage) -> Result<MsiMessage, Fault>;
+
+    /// What [`Self::remap`] would make of a message now, with nothing recorded: for routes that
+    /// are made before the device sends anything. `None` if it would be blocked.
+    fn route(&self, requester: Bdf, message: MsiMessage) -> Option<MsiMessage>;
 }
 
 /// No IOMMU: bus addresses are guest-physical addresses.
@@ -57,5 +61,9 @@ impl Remapper for Identity {
 
     fn remap(&self, _: Bdf, message: MsiMessage) -> Result<MsiMessage, Fault> {
         Ok(message)
+    }
+
+    fn route(&self, _: Bdf, message: MsiMessage) -> Option<MsiMessage> {
+        Some(message)
     }
 }

@@ -1,6 +1,10 @@
 //! A guest's domain, mirrored into the host's IOMMU: what the guest maps for an assigned
 //! device is what the device reaches, no more and no less.
 //!
+//! Devices that the host's IOMMU cannot tell apart share a shadow. They reach something while
+//! all of them are in one domain; while they are not, which a guest that knows its groups makes
+//! short, they reach nothing.
+//!
 //! [`Shadow`] reads the guest's tables when it is told that they changed
 //! ([`Shadow::follow`]), which a guest announces in full only with caching mode on, and maps
 //! the difference. What is gone is unmapped before it returns, so before the guest is told
@@ -61,11 +65,13 @@ impl Default for ShadowLimits {
 pub struct ShadowConfig {
     /// The guest's unit.
     pub vtd: Arc<Vtd>,
-    /// The device, as the guest knows it.
-    pub requester: Bdf,
+    /// What stands for its devices in messages.
+    pub name: Arc<str>,
+    /// Its devices, as the guest knows them, as far as it has numbered their buses.
+    pub requesters: Vec<Bdf>,
     /// Guest RAM.
     pub memory: Arc<GuestMemoryMmap<()>>,
-    /// The device's address space in the host. Nothing else may map into it.
+    /// The devices' address space in the host. Nothing else may map into it.
     pub mapper: Arc<dyn HostMapper>,
     /// How much it follows.
     pub limits: ShadowLimits,
@@ -85,19 +91,19 @@ pub struct Followed {
 pub enum ShadowError {
     /// The host kept a mapping that must go: the device may still reach it. It is tried again
     /// with the next change.
-    #[error("{requester} still reaches memory that the guest has taken from it")]
+    #[error("{name} still reaches memory that the guest has taken from it")]
     Unmap {
         /// The device.
-        requester: Bdf,
+        name: Arc<str>,
         /// What the host said, the first time.
         #[source]
         source: MapError,
     },
     /// The host did not map something: the device cannot reach it.
-    #[error("{requester} does not reach {failed} of the ranges that the guest maps for it")]
+    #[error("{name} does not reach {failed} of the ranges that the guest maps for it")]
     Map {
         /// The device.
-        requester: Bdf,
+        name: Arc<str>,
         /// How many.
         failed: usize,
         /// What the host said, the first time.
@@ -105,21 +111,33 @@ pub enum ShadowError {
         source: MapError,
     },
     /// The guest maps more than the limits allow; the device reaches a part of it.
-    #[error("the guest maps more for {requester} than is allowed")]
+    #[error("the guest maps more for {name} than is allowed")]
     Limit {
         /// The device.
-        requester: Bdf,
+        name: Arc<str>,
     },
 }
 
 /// An assigned device's part of the host's IOMMU, kept like its domain in the guest.
 pub struct Shadow {
-    config: ShadowConfig,
+    config: Parts,
     ram: Ram,
     state: Mutex<State>,
 }
 
+/// [`ShadowConfig`], but for what changes.
+struct Parts {
+    vtd: Arc<Vtd>,
+    name: Arc<str>,
+    memory: Arc<GuestMemoryMmap<()>>,
+    mapper: Arc<dyn HostMapper>,
+    limits: ShadowLimits,
+}
+
 struct State {
+    requesters: Vec<Bdf>,
+    /// Nothing is mapped any more, whatever the guest does.
+    ended: bool,
     space: AddressSpace,
     /// By first I/O virtual address.
     mapped: BTreeMap<u64, Run>,
@@ -139,14 +157,27 @@ impl Shadow {
             .collect();
         ram.sort_by_key(|region| region.start);
         Self {
-            config,
+            config: Parts {
+                vtd: config.vtd,
+                name: config.name,
+                memory: config.memory,
+                mapper: config.mapper,
+                limits: config.limits,
+            },
             ram: Ram(ram),
             state: Mutex::new(State {
+                requesters: config.requesters,
+                ended: false,
                 space: AddressSpace::Nothing,
                 mapped: BTreeMap::new(),
                 bytes: 0,
             }),
         }
+    }
+
+    /// What stands for its devices in messages.
+    pub fn name(&self) -> &str {
+        &self.config.name
     }
 
     /// Bytes mapped.
@@ -162,7 +193,16 @@ impl Shadow {
     /// Makes everything as the tables say now: when the device is attached.
     pub fn replay(&self) -> Result<Followed, ShadowError> {
         let state = &mut *self.state();
-        state.space = self.config.vtd.address_space(self.config.requester);
+        state.space = self.space(state);
+        self.synchronize(state, EVERYTHING)
+    }
+
+    /// Follows the devices to new requester ids, and makes everything as the tables say for
+    /// those.
+    pub fn set_requesters(&self, requesters: Vec<Bdf>) -> Result<Followed, ShadowError> {
+        let state = &mut *self.state();
+        state.requesters = requesters;
+        state.space = self.space(state);
         self.synchronize(state, EVERYTHING)
     }
 
@@ -171,12 +211,14 @@ impl Shadow {
     pub fn follow(&self, change: TranslationChange) -> Result<Followed, ShadowError> {
         // What was read before another thread's change must not be followed after it.
         let state = &mut *self.state();
-        let space = self.config.vtd.address_space(self.config.requester);
+        let space = self.space(state);
         if space != state.space {
             state.space = space;
             return self.synchronize(state, EVERYTHING);
         }
-        if !change.concerns(self.config.requester, space.domain()) {
+        let domain = space.domain();
+        let mut requesters = state.requesters.iter();
+        if !requesters.any(|requester| change.concerns(*requester, domain)) {
             return Ok(Followed::default());
         }
         let range = match change {
@@ -186,11 +228,20 @@ impl Shadow {
         self.synchronize(state, range)
     }
 
-    /// Unmaps everything: before the device goes.
-    pub fn clear(&self) -> Result<Followed, ShadowError> {
+    /// Unmaps everything, for good: before the device goes.
+    pub fn end(&self) -> Result<Followed, ShadowError> {
         let state = &mut *self.state();
+        state.ended = true;
         state.space = AddressSpace::Nothing;
         self.synchronize(state, EVERYTHING)
+    }
+
+    /// Where the devices' address space is, if they have one in common.
+    fn space(&self, state: &State) -> AddressSpace {
+        match state.ended {
+            true => AddressSpace::Nothing,
+            false => self.config.vtd.common_space(&state.requesters),
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -209,7 +260,7 @@ impl Shadow {
             Ok(followed)
         } else {
             Err(ShadowError::Limit {
-                requester: self.config.requester,
+                name: self.config.name.clone(),
             })
         }
     }
@@ -280,7 +331,7 @@ impl Shadow {
         match failed {
             None => Ok(kept),
             Some(source) => Err(ShadowError::Unmap {
-                requester: self.config.requester,
+                name: self.config.name.clone(),
                 source,
             }),
         }
@@ -316,7 +367,7 @@ impl Shadow {
         match first {
             None => Ok(within),
             Some(source) => Err(ShadowError::Map {
-                requester: self.config.requester,
+                name: self.config.name.clone(),
                 failed,
                 source,
             }),
@@ -346,7 +397,7 @@ impl Shadow {
 
 impl Drop for Shadow {
     fn drop(&mut self) {
-        if let Err(error) = self.clear() {
+        if let Err(error) = self.end() {
             tracing::warn!(%error, "guest memory stays mapped for a device");
         }
     }

@@ -1,10 +1,11 @@
 //! The ACPI tables of a Q35 machine (ACPI 6.5), built from a plain description.
 //!
-//! RSDP, XSDT, FACS, FADT, MADT, MCFG and a DSDT with the host bridge, its windows and
+//! RSDP, XSDT, FACS, FADT, MADT, MCFG, a DMAR table if there is a VT-d, and a DSDT with the host bridge, its windows and
 //! interrupt routing, the LPC bridge's ISA devices, the CPUs and soft-off. There is no SMM
 //! and no embedded controller: ACPI is always on. There is no HPET table as there is no
 //! HPET.
 
+mod dmar;
 mod dsdt;
 mod fadt;
 mod madt;
@@ -16,6 +17,7 @@ use acpi_tables::{Aml, facs::FACS};
 use devices::dma::GuestRam;
 use vm_memory::{Bytes, GuestAddress};
 
+pub use self::dmar::Dmar;
 use crate::memory::Layout;
 use crate::memory::layout::{BIOS_AREA, ECAM_BASE, EXTENDED_START};
 
@@ -46,6 +48,8 @@ pub struct Platform<'a> {
     /// The last bus that there is. No more are promised, for Linux looks for root buses on
     /// every one: 32 config reads each, which are 64 exits.
     pub last_bus: u8,
+    /// The VT-d unit, if there is one.
+    pub dmar: Option<Dmar>,
     /// What the guest's kernel may run natively.
     pub native: Native,
 }
@@ -90,6 +94,9 @@ pub fn build(platform: &Platform) -> Tables {
     let tables: [&dyn Aml; 3] = [&fadt::build(facs, dsdt), &madt::build(platform), &mcfg];
     for table in tables {
         xsdt.add_entry(place.table(table));
+    }
+    if let Some(dmar) = &platform.dmar {
+        xsdt.add_entry(place.table(&dmar::build(dmar, platform.ioapic_id)));
     }
     let xsdt = place.table(&xsdt);
     let mut rsdp = Vec::new();

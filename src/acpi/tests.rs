@@ -20,6 +20,7 @@ fn tables(apic_ids: &[u32], native: Native) -> Tables {
         layout: &layout,
         pirq: swizzle,
         last_bus: 7,
+        dmar: None,
         native,
     })
 }
@@ -75,6 +76,48 @@ fn an_os_finds_every_table_with_a_good_checksum() {
     let mut names: Vec<_> = found.keys().map(String::as_str).collect();
     names.sort_unstable();
     assert_eq!(names, ["APIC", "DSDT", "FACP", "FACS", "MCFG", "XSDT"]);
+}
+
+#[test]
+fn the_dmar_table_tells_of_the_unit_and_the_ioapics_requester() {
+    let build = |interrupt_remapping| {
+        let layout = crate::memory::layout(8 << 30, 40, &BarDemand::default()).unwrap();
+        let tables = build(&Platform {
+            apic_ids: &[0],
+            ioapic_id: 5,
+            layout: &layout,
+            pirq: swizzle,
+            last_bus: 7,
+            dmar: Some(Dmar {
+                registers: 0xfed9_0000,
+                address_bits: 40,
+                interrupt_remapping,
+                ioapic: pci::Bdf::new(0xff, 0, 0),
+            }),
+            native: Native::default(),
+        });
+        walk(&tables).remove("DMAR").unwrap()
+    };
+    let dmar = build(true);
+    assert_eq!(dmar.len(), 72);
+    assert_eq!(
+        (dmar[8], dmar[36], dmar[37]),
+        (1, 39, 1),
+        "revision, HAW, flags"
+    );
+    assert_eq!(dmar[38..48], [0; 10]);
+    assert_eq!(
+        dmar[48..56],
+        [0, 0, 24, 0, 1, 0, 0, 0],
+        "DRHD, INCLUDE_PCI_ALL"
+    );
+    assert_eq!(u64_at(&dmar, 56), 0xfed9_0000);
+    assert_eq!(
+        dmar[64..],
+        [3, 8, 0, 0, 5, 0xff, 0, 0],
+        "I/O APIC 5 is ff:00.0"
+    );
+    assert_eq!(build(false)[37], 0);
 }
 
 #[test]
@@ -297,6 +340,7 @@ proptest! {
             layout: &layout,
             pirq: |device, pin| device ^ pin,
             last_bus: seed,
+            dmar: None,
             native: Native::default(),
         });
         walk(&tables);

@@ -124,6 +124,16 @@ pub struct Run {
     #[arg(long, value_name = "PF[,mac=…][,vlan=…][,port=…]")]
     vf: Vec<String>,
 
+    /// Put an Intel VT-d between the guest's devices and its memory, for its kernel to turn on.
+    /// aw is the width of I/O virtual addresses [default: 48]; intremap=off leaves interrupts
+    /// alone, and eim=off APIC ids at 8 bits; caching-mode=auto is on, without which no device
+    /// can be assigned; snoop-control=on lets the guest ask for DMA to be snooped [default: off]
+    #[arg(
+        long,
+        value_name = "vtd[,aw=39|48|57][,intremap=on|off][,eim=on|off][,caching-mode=…][,snoop-control=…]"
+    )]
+    iommu: Option<String>,
+
     /// Where the serial port goes [default: stdio]
     #[arg(long, value_name = "stdio|file=…|socket=…")]
     serial: Option<String>,
@@ -152,6 +162,7 @@ impl Run {
             net: read("--net", &self.net)?,
             assign: read("--assign", &self.assign)?,
             vf: read("--vf", &self.vf)?,
+            iommu: read("--iommu", self.iommu.as_slice())?.pop(),
             serial: read("--serial", self.serial.as_slice())?.pop(),
             control: read("--control", self.control.as_slice())?.pop(),
             no_reboot: given("--no-reboot", &self.no_reboot),

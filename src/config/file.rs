@@ -28,8 +28,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    AssignSpec, Cdrom, ControlSpec, Disk, Given, MemorySpec, NetSpec, Origin, Serial, Settings,
-    VfSpec,
+    AssignSpec, Cdrom, ControlSpec, Disk, Given, IommuSpec, MemorySpec, NetSpec, Origin, Serial,
+    Settings, VfSpec,
 };
 
 /// A file that cannot be used.
@@ -114,6 +114,7 @@ struct Document {
     assign: Many<AssignSpec>,
     #[serde(default)]
     vf: Many<VfSpec>,
+    iommu: One<Either<IommuSpec>>,
     serial: One<Either<Serial>>,
     control: One<Either<ControlSpec>>,
     #[serde(rename = "no-reboot")]
@@ -170,6 +171,7 @@ impl Source<'_> {
             net: self.many("net", d.net, |net| net),
             assign: self.many("assign", d.assign, assign),
             vf: self.many("vf", d.vf, |vf| VfSpec(assign(vf.0))),
+            iommu: self.one("iommu", d.iommu, |iommu| iommu.0),
             serial: self.one("serial", d.serial, |serial| match serial.0 {
                 Serial::Stdio => Serial::Stdio,
                 Serial::File(p) => Serial::File(path(p)),
@@ -290,6 +292,7 @@ mod tests {
             cmdline = "console=ttyS0"
             cpus = 4
             memory = "4G,hugepages=2M"
+            iommu = "vtd,aw=39"
             serial = "socket=s"
             control = "path=ctl,ports=2"
             no-reboot = true
@@ -319,6 +322,7 @@ mod tests {
         assert_eq!(s.cpus.unwrap().origin.to_string(), "/vms/vm.toml:5: cpus");
         assert_eq!(s.memory.unwrap().value.huge_pages, HugePages::Size2M);
         assert_eq!(s.serial.unwrap().value, Serial::Socket("/vms/s".into()));
+        assert_eq!(s.iommu.unwrap().value, "vtd,aw=39".parse().unwrap());
         assert!(s.no_reboot.unwrap().value);
         assert_eq!(s.cdrom[1].value.path, Path::new("/vms/b.iso"));
         assert_eq!(s.net[0].value.backend, NetBackend::Tap("tap0".into()));
@@ -328,7 +332,7 @@ mod tests {
             (control.path.to_str(), control.ports),
             (Some("/vms/ctl"), Some(2))
         );
-        assert_eq!(s.disk[0].origin.to_string(), "/vms/vm.toml:13: disk");
+        assert_eq!(s.disk[0].origin.to_string(), "/vms/vm.toml:14: disk");
         assert_eq!(s.assign[0].value.port, Some(2));
         assert_eq!(s.assign[1].value.device.to_string(), "0000:02:10.2");
         assert_eq!(s.assign[1].value.interface, Interface::Type1);
@@ -341,16 +345,17 @@ mod tests {
     #[test]
     fn tables_say_the_same_as_text() {
         let text = read(
-            "memory = '1G,hugepages=off'\nserial = 'file=x'\ncontrol = 'path=y'\n\
+            "memory = '1G,hugepages=off'\niommu = 'vtd,eim=off'\nserial = 'file=x'\ncontrol = 'path=y'\n\
              assign = ['02:10.0,id=a']\n\
              net = ['user,forward=tcp:1:2,id=b', 'tap=t,mac=02:00:00:00:00:01']",
         );
         let table = read(
             "memory = { size = '1G', hugepages = 'off' }\nserial = { file = 'x' }\n\
-             control = { path = 'y' }\nassign = [{ bdf = '02:10.0', id = 'a' }]\n\
+             iommu = { kind = 'vtd', eim = 'off' }\ncontrol = { path = 'y' }\nassign = [{ bdf = '02:10.0', id = 'a' }]\n\
              net = [{ user = true, forward = ['tcp:1:2'], id = 'b' }, { tap = 't', mac = '02:00:00:00:00:01' }]",
         );
         assert_eq!(text.memory.unwrap().value, table.memory.unwrap().value);
+        assert_eq!(text.iommu.unwrap().value, table.iommu.unwrap().value);
         assert_eq!(text.serial.unwrap().value, table.serial.unwrap().value);
         assert_eq!(text.control.unwrap().value, table.control.unwrap().value);
         assert_eq!(text.assign[0].value, table.assign[0].value);
@@ -437,6 +442,10 @@ mod tests {
             (
                 "control = { path = 'x',\nports = 33 }",
                 "vm.toml:1: control: '33' is no number of ports",
+            ),
+            (
+                "iommu = { kind = 'vtd',\neim = 'yes' }",
+                "vm.toml:2: iommu.eim: 'yes' is neither on nor off",
             ),
             ("net = 'user'", "vm.toml:1: net: invalid type"),
             ("cpus = \n", "vm.toml:1: "),

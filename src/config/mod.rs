@@ -11,6 +11,7 @@ mod device;
 mod file;
 mod id;
 mod interface;
+mod iommu;
 mod mac;
 mod nets;
 mod on_error;
@@ -31,6 +32,7 @@ use devices::vfio::Presentation;
 use crate::host::{HostDevice, Inherited, VfSettings};
 use crate::memory::HugePages;
 
+pub use self::iommu::{Iommu, IommuSpec};
 pub use control::{Control, ControlSpec};
 pub use device::{AssignSpec, DeviceSpec, Interface, MemorySpec, NetSpec};
 pub use file::{FileError, load};
@@ -78,6 +80,8 @@ pub struct Machine {
     pub nets: Vec<Net>,
     /// Assigned host devices, ordered by port and function; no two in one place.
     pub assigns: Vec<Assign>,
+    /// What stands between its devices and its memory.
+    pub iommu: Option<Iommu>,
     /// Where the serial port goes.
     pub serial: Serial,
     /// Where it is controlled while it runs, and its room for devices that come later.

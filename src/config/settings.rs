@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use super::{AssignSpec, Cdrom, ControlSpec, Disk, Given, MemorySpec, NetSpec, Serial, VfSpec};
+use super::{
+    AssignSpec, Cdrom, ControlSpec, Disk, Given, IommuSpec, MemorySpec, NetSpec, Serial, VfSpec,
+};
 
 /// Settings as they were given, on the command line or in a file.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +20,7 @@ pub struct Settings {
     pub net: Vec<Given<NetSpec>>,
     pub assign: Vec<Given<AssignSpec>>,
     pub vf: Vec<Given<VfSpec>>,
+    pub iommu: Option<Given<IommuSpec>>,
     pub serial: Option<Given<Serial>>,
     pub control: Option<Given<ControlSpec>>,
     pub no_reboot: Option<Given<bool>>,
@@ -41,6 +44,7 @@ impl Settings {
             net: list(self.net, below.net),
             assign: list(self.assign, below.assign),
             vf: list(self.vf, below.vf),
+            iommu: self.iommu.or(below.iommu),
             serial: self.serial.or(below.serial),
             control: self.control.or(below.control),
             no_reboot: self.no_reboot.or(below.no_reboot),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_NETS, MAX_PORT, MIN_MEMORY, Machine, Memory,
-    MemorySpec, Origin, Settings, SocketPathError, control, nets, ports,
+    MemorySpec, Origin, Settings, SocketPathError, control, iommu, nets, ports,
 };
 use crate::host::{DescriptorError, Host, HostDevice};
 use crate::memory::{HugePages, display_size};
@@ -136,6 +136,15 @@ pub enum Problem {
     /// An open file of iommufd's world, with the other interface.
     #[error("{0} is for iommufd; leave iommu=type1 out")]
     NotForType1(String),
+    /// 32-bit APIC ids without what they are for.
+    #[error("eim=on needs intremap=on")]
+    EimAlone,
+    /// A device of the host's would never learn what the guest maps for it.
+    #[error(
+        "caching-mode=off leaves {0} without what the guest maps for it; leave it out, or assign \
+         no device"
+    )]
+    NoCachingMode(HostDevice),
     /// No interface can have that name.
     #[error(
         "'{0}' cannot be the name of a network device; it must be 1 to 15 characters without '/' or spaces"
@@ -179,6 +188,7 @@ impl Settings {
             cdroms: self.cdrom.into_iter().map(|g| g.value).collect(),
             nets,
             control: control::control(self.control, &assigns)?,
+            iommu: iommu::iommu(self.iommu, &assigns)?,
             assigns,
             serial: self.serial.map(|g| g.value).unwrap_or_default(),
             no_reboot: self.no_reboot.is_some_and(|g| g.value),

@@ -84,7 +84,7 @@ impl Levels {
             injector,
             pins: Default::default(),
             wires: OnceLock::new(),
-            watch: Watch::new()?,
+            watch: Watch::new("levels")?,
         }))
     }
 

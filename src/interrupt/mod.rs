@@ -4,9 +4,11 @@
 
 mod controllers;
 mod levels;
+mod routes;
 mod routing;
 mod watch;
 
 pub use controllers::{Controllers, IOAPIC_REQUESTER, Surroundings};
 pub use levels::Levels;
-pub use routing::{IOAPIC_PINS, KvmMsi, KvmRoutes, Routing, Usage};
+pub use routes::{KvmRoutes, Routes};
+pub use routing::{IOAPIC_PINS, KvmMsi, Routing, Usage};

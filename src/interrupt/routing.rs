@@ -5,15 +5,14 @@ use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use devices::irq::{MsiRoute, MsiRoutes, MsiSink, RouteError};
-use iommu::Remapper;
+use devices::irq::{MsiSink, RouteError};
 use kvm_bindings::{
     KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1,
     kvm_irq_routing_msi, kvm_irq_routing_msi__bindgen_ty_1, kvm_msi,
 };
 use kvm_ioctls::{Cap, VmFd};
-use pci::{Bdf, MsiMessage};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use pci::MsiMessage;
+use vmm_sys_util::eventfd::EventFd;
 
 use super::levels::Injector;
 
@@ -54,7 +53,6 @@ pub struct Usage {
 /// The table. Index is the GSI.
 pub struct Routing {
     vm: Arc<VmFd>,
-    remapper: Arc<dyn Remapper>,
     limit: usize,
     table: Mutex<Vec<Option<MsiMessage>>>,
     most: AtomicUsize,
@@ -63,12 +61,11 @@ pub struct Routing {
 
 impl Routing {
     /// An empty table for a VM with a split interrupt chip.
-    pub fn new(vm: Arc<VmFd>, remapper: Arc<dyn Remapper>) -> Self {
+    pub fn new(vm: Arc<VmFd>) -> Self {
         let limit = vm.check_extension_int(Cap::IrqRouting);
         let limit = usize::try_from(limit).unwrap_or(0).max(IOAPIC_PINS);
         Self {
             vm,
-            remapper,
             limit,
             table: Mutex::new(vec![None; IOAPIC_PINS]),
             most: AtomicUsize::new(0),
@@ -95,6 +92,50 @@ impl Routing {
     pub fn set_pin(&self, pin: u8, message: Option<MsiMessage>) -> Result<(), RouteError> {
         debug_assert!(usize::from(pin) < IOAPIC_PINS);
         self.change(pin.into(), message)
+    }
+
+    /// Has KVM send `message` whenever `event` is signalled, also if it was before. It takes a
+    /// GSI.
+    pub fn claim(&self, event: &EventFd, message: MsiMessage) -> Result<u32, RouteError> {
+        // The route first, the irqfd after: an event must never find a GSI without a route.
+        let gsi = self.add(message)?;
+        if let Err(error) = self.vm.register_irqfd(event, gsi) {
+            let _ = self.change(gsi, None);
+            return Err(kernel(error));
+        }
+        Ok(gsi)
+    }
+
+    /// Ends what [`Self::claim`] began, in the reverse order. What the event counts from now on
+    /// is the caller's.
+    pub fn release(&self, event: &EventFd, gsi: u32) {
+        // A failure leaves a GSI that nobody signals.
+        let _ = self.vm.unregister_irqfd(event, gsi);
+        let _ = self.change(gsi, None);
+    }
+
+    /// Changes what a claimed GSI sends.
+    pub fn set_message(&self, gsi: u32, message: MsiMessage) -> Result<(), RouteError> {
+        self.change(gsi, Some(message))
+    }
+
+    /// Changes what claimed GSIs send, all at once or none.
+    pub fn set_messages(&self, messages: &[(u32, MsiMessage)]) -> Result<(), RouteError> {
+        let mut table = self.table();
+        let before = table.clone();
+        for &(gsi, message) in messages {
+            if let Some(slot) = table.get_mut(gsi as usize) {
+                *slot = Some(message);
+            }
+        }
+        if *table == before {
+            return Ok(());
+        }
+        let committed = self.commit(&table);
+        if committed.is_err() {
+            *table = before;
+        }
+        committed
     }
 
     fn commit(&self, table: &[Option<MsiMessage>]) -> Result<(), RouteError> {
@@ -181,74 +222,33 @@ fn entry(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
     }
 }
 
-/// [`MsiRoutes`] over the table.
-pub struct KvmRoutes(pub Arc<Routing>);
-
-impl MsiRoutes for KvmRoutes {
-    fn allocate(
-        &self,
-        requester: Bdf,
-        message: MsiMessage,
-    ) -> Result<Box<dyn MsiRoute>, RouteError> {
-        let routing = self.0.clone();
-        let event = EventFd::new(EFD_NONBLOCK).map_err(RouteError::Kernel)?;
-        let resolved = routing.remapper.remap(requester, message)?;
-        // The route first, the irqfd after: an event must never find a GSI without a route.
-        let gsi = routing.add(resolved)?;
-        if let Err(error) = routing.vm.register_irqfd(&event, gsi) {
-            let _ = routing.change(gsi, None);
-            return Err(kernel(error));
-        }
-        Ok(Box::new(KvmRoute {
-            routing,
-            requester,
-            gsi,
-            event,
-        }))
-    }
-}
-
-struct KvmRoute {
-    routing: Arc<Routing>,
-    requester: Bdf,
-    gsi: u32,
-    event: EventFd,
-}
-
-impl MsiRoute for KvmRoute {
-    fn event(&self) -> &EventFd {
-        &self.event
-    }
-
-    fn update(&self, message: MsiMessage) -> Result<(), RouteError> {
-        let resolved = self.routing.remapper.remap(self.requester, message)?;
-        self.routing.change(self.gsi, Some(resolved))
-    }
-}
-
-impl Drop for KvmRoute {
-    fn drop(&mut self) {
-        // In the reverse order of `allocate`. A failure leaves a GSI that nobody signals.
-        let _ = self.routing.vm.unregister_irqfd(&self.event, self.gsi);
-        let _ = self.routing.change(self.gsi, None);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use iommu::Identity;
+pub(super) mod tests {
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
     use super::*;
 
-    fn message(vector: u32) -> MsiMessage {
+    pub fn message(vector: u32) -> MsiMessage {
         MsiMessage {
             address: 0xfee0_0000,
             data: vector,
         }
     }
 
+    impl Routing {
+        /// What a GSI sends.
+        pub fn sends(&self, gsi: usize) -> Option<MsiMessage> {
+            self.table().get(gsi).copied().flatten()
+        }
+
+        /// Takes every GSI there is.
+        pub fn fill(&self) {
+            *self.table() = vec![Some(message(1)); self.limit];
+        }
+    }
+
     /// A VM with a split irqchip, where there is a KVM.
-    fn routing() -> Option<Arc<Routing>> {
+    pub fn routing() -> Option<Arc<Routing>> {
         let kvm = kvm_ioctls::Kvm::new().ok()?;
         let vm = Arc::new(kvm.create_vm().ok()?);
         let mut split = kvm_bindings::kvm_enable_cap {
@@ -257,37 +257,12 @@ mod tests {
         };
         split.args[0] = IOAPIC_PINS as u64;
         vm.enable_cap(&split).ok()?;
-        Some(Arc::new(Routing::new(vm, Arc::new(Identity))))
+        Some(Arc::new(Routing::new(vm)))
     }
 
-    #[test]
-    fn gsis_are_taken_reused_and_bounded() {
-        let Some(routing) = routing() else {
-            eprintln!("skipped: no /dev/kvm");
-            return;
-        };
-        let routes = KvmRoutes(routing.clone());
-        let first = routes.allocate(Bdf::new(0, 1, 0), message(0x31)).unwrap();
-        let second = routes.allocate(Bdf::new(0, 1, 0), message(0x32)).unwrap();
-        assert_eq!(routing.usage().used, 2);
-        second.update(message(0x33)).unwrap();
-        assert_eq!(routing.table()[IOAPIC_PINS + 1], Some(message(0x33)));
-        drop(first);
-        let third = routes.allocate(Bdf::new(0, 1, 0), message(0x34)).unwrap();
-        assert_eq!(routing.table()[IOAPIC_PINS], Some(message(0x34)));
-        routing.set_pin(9, Some(message(0x8000 | 0x39))).unwrap();
-        drop((second, third));
-        let usage = routing.usage();
-        assert_eq!((usage.used, usage.most, usage.refused), (0, 2, 0));
-        assert_eq!(routing.table()[9], Some(message(0x8039)));
-    }
-
-    #[test]
-    fn a_message_that_kvm_refuses_spoils_nothing() {
-        let Some(routing) = routing() else {
-            eprintln!("skipped: no /dev/kvm");
-            return;
-        };
+    /// A message that KVM refuses, and the table of a VM that it is refused in.
+    pub fn refused() -> Option<(Arc<Routing>, MsiMessage)> {
+        let routing = routing()?;
         // With 32-bit APIC ids, bits 39:32 of the address must be zero.
         let mut x2apic = kvm_bindings::kvm_enable_cap {
             cap: kvm_bindings::KVM_CAP_X2APIC_API,
@@ -300,33 +275,25 @@ mod tests {
         };
         let refuses =
             routing.vm.enable_cap(&x2apic).is_ok() && routing.set_pin(3, Some(refused)).is_err();
-        if !refuses {
-            eprintln!("skipped: this KVM takes any message");
-            return;
-        }
-        assert_eq!(routing.table()[3], None);
-        let routes = KvmRoutes(routing.clone());
-        assert!(routes.allocate(Bdf::default(), refused).is_err());
-        let route = routes.allocate(Bdf::default(), message(0x42)).unwrap();
-        assert!(route.update(refused).is_err());
-        assert_eq!(routing.table()[IOAPIC_PINS], Some(message(0x42)));
-        routing.set_pin(3, Some(message(0x8043))).unwrap();
+        refuses.then_some((routing, refused))
     }
 
     #[test]
-    fn running_out_is_an_error_that_counts() {
-        let Some(routing) = routing() else {
-            eprintln!("skipped: no /dev/kvm");
+    fn a_message_that_kvm_refuses_spoils_nothing() {
+        let Some((routing, refused)) = refused() else {
+            eprintln!("skipped: no KVM, or it takes any message");
             return;
         };
-        *routing.table() = vec![Some(message(1)); routing.limit];
-        let error = KvmRoutes(routing.clone())
-            .allocate(Bdf::default(), message(2))
-            .err()
-            .unwrap();
-        assert!(matches!(error, RouteError::Exhausted(n) if n == routing.limit - IOAPIC_PINS));
-        assert_eq!(routing.usage().refused, 1);
-        assert_eq!(routing.usage().used, routing.usage().limit);
+        assert_eq!(routing.sends(3), None);
+        routing.set_pin(3, Some(message(0x8043))).unwrap();
+        let several = [(3, message(0x8044)), (4, refused)];
+        assert!(routing.set_messages(&several).is_err());
+        assert_eq!(
+            (routing.sends(3), routing.sends(4)),
+            (Some(message(0x8043)), None)
+        );
+        routing.set_messages(&several[..1]).unwrap();
+        assert_eq!(routing.sends(3), Some(message(0x8044)));
     }
 
     #[test]

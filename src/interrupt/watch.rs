@@ -20,6 +20,7 @@ pub trait Watched: Send + Sync {
 
 /// The thread, which is started when there is something to wait for and ends with this.
 pub struct Watch {
+    name: &'static str,
     shared: Arc<Shared>,
     stop: EventFd,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -32,13 +33,14 @@ struct Shared {
 }
 
 impl Watch {
-    /// Nothing to wait for.
-    pub fn new() -> io::Result<Self> {
+    /// Nothing to wait for. The thread will be called `name`.
+    pub fn new(name: &'static str) -> io::Result<Self> {
         let stop = EventFd::new(EFD_NONBLOCK | EFD_CLOEXEC)?;
         let epoll = Epoll::new()?;
         let event = EpollEvent::new(EventSet::IN, STOP);
         epoll.ctl(ControlOperation::Add, stop.as_raw_fd(), event)?;
         Ok(Self {
+            name,
             shared: Arc::new(Shared {
                 epoll,
                 watched: Mutex::default(),
@@ -77,7 +79,7 @@ impl Watch {
         if thread.is_none() {
             let shared = self.shared.clone();
             let spawned = std::thread::Builder::new()
-                .name("levels".to_owned())
+                .name(self.name.to_owned())
                 .spawn(move || shared.run())?;
             *thread = Some(spawned);
         }
@@ -108,7 +110,7 @@ impl Shared {
                 Ok(ready) => ready,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    tracing::error!(%error, "level interrupts of assigned devices are dead");
+                    tracing::error!(%error, "interrupts that KVM does not take are dead");
                     return;
                 }
             };

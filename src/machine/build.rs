@@ -28,11 +28,14 @@ use super::slots::{self, Slots};
 use super::stats::Reporter;
 use super::timers::{Alarms, GuestClock};
 use super::vm::Vm;
+use super::vtd::{self, Unit};
 use super::{Error, Machine};
 use crate::cli::Progress;
 use crate::control::Server;
-use crate::interrupt::{Controllers, KvmMsi, KvmRoutes, Routing, Surroundings};
-use crate::memory::layout::ECAM_BASE;
+use crate::interrupt::{
+    Controllers, IOAPIC_REQUESTER, KvmMsi, KvmRoutes, Routes, Routing, Surroundings,
+};
+use crate::memory::layout::{ECAM_BASE, VTD_BASE};
 use crate::memory::{BarDemand, HugePages, Layout, layout, populate, ram};
 use crate::vcpu::{Gate, PowerOn, Shared, Spaces, Vcpu};
 use crate::{acpi, boot, config};
@@ -83,6 +86,7 @@ impl Machine {
             file: std::env::var_os("SLUICE_STATS").map(Into::into),
             buses: [core.spaces.io.clone(), core.spaces.mmio.clone()],
             routing: board.routing,
+            followers: board.vtd.as_ref().map(|unit| unit.behind().followers),
         };
         let shared = Arc::new(Shared {
             spaces: core.spaces,
@@ -96,7 +100,8 @@ impl Machine {
             requests: board.requests,
             alarms: board.alarms,
             fast_paths,
-            tables: tables(config.cpus, &layout, root.last_bus()),
+            tables: tables(config.cpus, &layout, root.last_bus(), board.vtd.as_ref()),
+            vtd: board.vtd,
             root,
             _nics: nics,
             _drives: drives,
@@ -173,6 +178,20 @@ impl Core {
         })
     }
 
+    /// The guest's VT-d, if it is to have one.
+    fn vtd(&self, config: &config::Machine, msi: &Arc<dyn MsiSink>) -> Result<Option<Unit>, Error> {
+        let make = |iommu| {
+            Unit::new(vtd::Parts {
+                config: iommu,
+                phys_bits: self.phys_bits,
+                ram: self.ram.clone(),
+                msi: msi.clone(),
+                installer: &self.installer,
+            })
+        };
+        config.iommu.as_ref().map(make).transpose()
+    }
+
     /// The address map with a window for the BARs that there are.
     fn final_layout(&self, root: &PciRoot) -> Result<Layout, Error> {
         let (total, largest) = root.demand64();
@@ -186,9 +205,11 @@ struct Board {
     gate: Arc<Gate>,
     requests: Arc<Requests>,
     alarms: Arc<Alarms>,
+    vtd: Option<Unit>,
     remapper: Arc<dyn Remapper>,
     msi: Arc<dyn MsiSink>,
     routing: Arc<Routing>,
+    routes: Arc<Routes>,
     controllers: Arc<Controllers>,
     chipset: Arc<Chipset>,
     console: Console,
@@ -200,9 +221,15 @@ impl Board {
         let requests = Arc::new(Requests::new(gate.clone()).map_err(Error::Event)?);
         let alarms = Alarms::new().map_err(Error::EventLoop)?;
 
-        let remapper: Arc<dyn Remapper> = Arc::new(Identity);
         let msi: Arc<dyn MsiSink> = Arc::new(KvmMsi(core.vm.fd.clone()));
-        let routing = Arc::new(Routing::new(core.vm.fd.clone(), remapper.clone()));
+        let vtd = core.vtd(config, &msi)?;
+        let remapper: Arc<dyn Remapper> = match &vtd {
+            Some(unit) => unit.vtd.clone(),
+            None => Arc::new(Identity),
+        };
+        let routing = Arc::new(Routing::new(core.vm.fd.clone()));
+        let routes = Routes::new(routing.clone(), remapper.clone(), msi.clone());
+        let routes = routes.map_err(Error::Event)?;
         let ioapic_alarm = alarms.create();
         let controllers = Controllers::new(Surroundings {
             routing: routing.clone(),
@@ -213,6 +240,9 @@ impl Board {
             boot_processor: core.vcpus[0].0.kicker.clone(),
         });
         let controllers = Arc::new(controllers.map_err(Error::Event)?);
+        if let Some(unit) = &vtd {
+            unit.wire(&controllers, &routes);
+        }
         let ioapic: Arc<dyn Alarmed> = controllers.ioapic.clone();
         ioapic_alarm.attach(Arc::downgrade(&ioapic));
 
@@ -233,9 +263,11 @@ impl Board {
             gate,
             requests,
             alarms,
+            vtd,
             remapper,
             msi,
             routing,
+            routes,
             controllers,
             chipset,
             console,
@@ -247,8 +279,9 @@ impl Board {
             ram: core.ram.clone(),
             pages: core.pages,
             remapper: self.remapper.clone(),
+            behind: self.vtd.as_ref().map(Unit::behind),
             msi: self.msi.clone(),
-            routes: Arc::new(KvmRoutes(self.routing.clone())),
+            routes: Arc::new(KvmRoutes(self.routes.clone())),
             wires: self.chipset.wires.clone(),
             levels: self.controllers.levels.clone(),
             deferred: core.spaces.clone(),
@@ -277,7 +310,7 @@ fn windows(layout: &Layout) -> Windows {
     }
 }
 
-fn tables(cpus: u32, layout: &Layout, last_bus: u8) -> acpi::Tables {
+fn tables(cpus: u32, layout: &Layout, last_bus: u8, vtd: Option<&Unit>) -> acpi::Tables {
     let apic_ids: Vec<u32> = (0..cpus).collect();
     acpi::build(&acpi::Platform {
         apic_ids: &apic_ids,
@@ -285,6 +318,12 @@ fn tables(cpus: u32, layout: &Layout, last_bus: u8) -> acpi::Tables {
         layout,
         pirq: |device, pin| pirq(device, InterruptPin::from_index(pin)),
         last_bus,
+        dmar: vtd.map(|unit| acpi::Dmar {
+            registers: VTD_BASE,
+            address_bits: unit.vtd.config().address_bits(),
+            interrupt_remapping: unit.vtd.config().interrupt_remapping,
+            ioapic: IOAPIC_REQUESTER,
+        }),
         native: acpi::Native {
             hotplug: true,
             aer: true,

@@ -74,6 +74,12 @@ pub enum Error {
     /// Memory that could not be pinned.
     #[error(transparent)]
     Pin(#[from] iommu::host::PinError),
+    /// What devices need of the host's IOMMU behind the guest's.
+    #[error("--assign")]
+    Shadow(#[from] iommu::shadow::ShadowError),
+    /// A guest that does not announce what it maps.
+    #[error("--assign: with caching-mode=off in --iommu no device can be assigned")]
+    NoCachingMode,
     /// A device that opened but cannot be shown to a guest.
     #[error("--assign")]
     Assign(#[from] devices::vfio::AssignError),

@@ -8,7 +8,7 @@ use devices::irq::{MsiRoutes, MsiSink};
 use devices::platform::intx::IntxRouter;
 use iommu::Remapper;
 
-use super::assigned::Peers;
+use super::assigned::{Behind, Peers};
 use super::installer::Installer;
 use crate::interrupt::Levels;
 use crate::memory::HugePages;
@@ -21,6 +21,8 @@ pub struct Fabric {
     pub pages: HugePages,
     /// The IOMMU in front of devices.
     pub remapper: Arc<dyn Remapper>,
+    /// What assigned devices are behind, if there is one.
+    pub behind: Option<Behind>,
     /// Messages of emulated devices.
     pub msi: Arc<dyn MsiSink>,
     /// Message routes for assigned devices.

@@ -54,6 +54,10 @@ impl Machine {
     fn start(&mut self) -> Result<(), Error> {
         self.chipset.reset();
         self.root.start(Chipset::firmware_writes())?;
+        // After the devices, which do no DMA any more.
+        if let Some(unit) = &self.vtd {
+            unit.reset();
+        }
         let entry = self.load()?;
         for (vcpu, power_on) in &self.vcpus {
             let entry = (vcpu.id == 0).then_some(&entry);

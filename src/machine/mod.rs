@@ -1,10 +1,10 @@
 //! The machine: what the operator asked for, put together and run.
 //!
 //! `build` makes and wires everything (`chipset`, `pci_root`, and the devices: `drives`,
-//! `nics`, and what is in `slots`, for which `assigned` opens the host's); `lifecycle` is its
-//! life. On the exit path are [`bus`] (who answers at an address) and what `installer` told
-//! KVM; everything else happens on the main thread, in `event_loop`, or, for what comes and
-//! goes in slots, on threads of theirs.
+//! `nics`, and what is in `slots`, for which `assigned` opens the host's), with a `vtd` between
+//! them and memory if the guest is to have one; `lifecycle` is its life. On the exit path are
+//! [`bus`] (who answers at an address) and what `installer` told KVM; everything else happens on
+//! the main thread, in `event_loop`, or, for what comes and goes in slots, on threads of theirs.
 
 mod assigned;
 mod build;
@@ -27,6 +27,7 @@ mod stats;
 mod terminal;
 mod timers;
 mod vm;
+mod vtd;
 
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ pub struct Machine {
     _drives: Option<drives::Drives>,
     slots: Arc<slots::Slots>,
     control: Option<crate::control::Server>,
+    vtd: Option<vtd::Unit>,
     chipset: Arc<chipset::Chipset>,
     console: console::Console,
     reporter: stats::Reporter,

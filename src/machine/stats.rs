@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 
 use serde::Serialize;
 
+use super::assigned::{Followers, SpaceUsage};
 use super::bus::Bus;
 use crate::interrupt::{Routing, Usage};
 use crate::vcpu::Vcpu;
@@ -19,6 +20,8 @@ pub struct Report {
     exits: Exits,
     /// GSIs that vectors of assigned devices take.
     interrupt_routes: Usage,
+    /// What assigned devices behind the guest's VT-d reach, by group of the host's IOMMU.
+    shadows: Vec<SpaceUsage>,
     /// Resident memory of this process, guest RAM included, in KiB.
     rss_kib: u64,
     /// Resident memory that is not guest RAM (anonymous and file pages), in KiB.
@@ -45,6 +48,8 @@ pub struct Reporter {
     pub buses: [Arc<Bus>; 2],
     /// Interrupt routes.
     pub routing: Arc<Routing>,
+    /// What follows the guest's VT-d.
+    pub followers: Option<Arc<Followers>>,
 }
 
 impl Reporter {
@@ -80,6 +85,11 @@ impl Reporter {
         Report {
             exits: Exits { by_kind, by_region },
             interrupt_routes: self.routing.usage(),
+            shadows: self
+                .followers
+                .as_ref()
+                .map(|all| all.usage())
+                .unwrap_or_default(),
             rss_kib: status_kib(&status, "VmRSS:"),
             own_kib: status_kib(&status, "RssAnon:") + status_kib(&status, "RssFile:"),
         }

@@ -10,7 +10,7 @@
 //! release every device, then drop the [`iommu::host::PinnedMemory`], then the devices. The
 //! kernel keeps the same order when this process dies.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use pci::{
     BarIndex, Bdf, Changes, ConfigSpaceState, ConfigWrite, Function, InterruptPin, Register, Window,
@@ -45,6 +45,13 @@ pub struct AssignError {
     pub source: ConfigError,
 }
 
+/// Told under which requester id a device does DMA from now on; 00:00.0 while its bus has no
+/// number.
+pub trait RequesterWatcher: Send + Sync {
+    /// It is this one.
+    fn requester_changed(&self, requester: Bdf);
+}
+
 /// A function of the host, in the guest's hands.
 pub struct AssignedDevice {
     name: Arc<str>,
@@ -56,6 +63,7 @@ pub struct AssignedDevice {
     regions: Vec<(BarIndex, Arc<BarRegion>)>,
     events: Events,
     rom: Option<Arc<Rom>>,
+    watcher: OnceLock<Weak<dyn RequesterWatcher>>,
 }
 
 struct State {
@@ -186,6 +194,7 @@ impl AssignedDevice {
         let device = Arc::new(Self {
             regions,
             rom: rom.map(Arc::new),
+            watcher: OnceLock::new(),
             state: Mutex::new(State {
                 config,
                 interrupts,
@@ -280,6 +289,11 @@ impl AssignedDevice {
     /// The legacy interrupt that the function uses, if any.
     pub fn interrupt_pin(&self) -> Option<InterruptPin> {
         self.lock().config.space.interrupt_pin()
+    }
+
+    /// Says who is to be told of its requester id. To be called once.
+    pub fn watch_requester(&self, watcher: Weak<dyn RequesterWatcher>) {
+        let _ = self.watcher.set(watcher);
     }
 
     /// Solders the interrupt pin to an input, and arms it. If that fails the guest is shown
@@ -441,5 +455,9 @@ impl PciDevice for AssignedDevice {
         let mut state = self.lock();
         state.requester = bdf;
         state.interrupts.set_requester(bdf);
+        drop(state);
+        if let Some(watcher) = self.watcher.get().and_then(Weak::upgrade) {
+            watcher.requester_changed(bdf);
+        }
     }
 }

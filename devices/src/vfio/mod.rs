@@ -39,7 +39,7 @@ mod tests;
 mod vectors;
 
 pub use config::ConfigError;
-pub use device::{AssignError, AssignedDevice, AssignedDeviceState};
+pub use device::{AssignError, AssignedDevice, AssignedDeviceState, RequesterWatcher};
 pub use intx::IntxState;
 pub use kernel::{Candidate, Hypervisor, KernelDevice, OpenError};
 pub use presentation::{Presentation, RomSource};

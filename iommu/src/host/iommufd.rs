@@ -71,9 +71,17 @@ impl Iommufd {
     }
 
     fn with(fd: IommuFd) -> Result<Self, IommufdError> {
-        let fd = Arc::new(fd);
+        Self::within(Arc::new(fd))
+    }
+
+    fn within(fd: Arc<IommuFd>) -> Result<Self, IommufdError> {
         let space = IommufdIoas::new(fd.clone()).map_err(|error| making(cause(error)))?;
         Ok(Self { space, fd })
+    }
+
+    /// Makes another address space in the same `/dev/iommu`.
+    pub fn another(&self) -> Result<Self, IommufdError> {
+        Self::within(self.fd.clone())
     }
 
     /// The number that the kernel knows the address space by.

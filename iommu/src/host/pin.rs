@@ -50,14 +50,17 @@ impl Drop for PinnedMemory {
 pub enum PinError {
     /// `RLIMIT_MEMLOCK` is too low.
     #[error(
-        "assigned devices need all of guest memory locked, {needed} KiB with what is locked already, \
+        "assigned devices need all of guest memory locked{}, {needed} KiB with what is locked already, \
          but the limit is {limit} KiB: \
          raise it with `ulimit -l {needed}` as root, LimitMEMLOCK={needed}K in a systemd unit, \
-         or a memlock line in /etc/security/limits.conf"
+         or a memlock line in /etc/security/limits.conf",
+        each(*.spaces)
     )]
     LockLimit {
         /// KiB of guest memory, and of what is locked already.
         needed: u64,
+        /// In so many address spaces.
+        spaces: u64,
         /// KiB that this process may lock.
         limit: u64,
     },
@@ -84,10 +87,17 @@ pub enum PinError {
     Map(#[source] MapError),
 }
 
-/// Whether this process may lock all of `ram`, as [`pin_memory`] asks too: to be asked before
-/// work that a refusal would make useless.
-pub fn check_lock_limit(ram: &GuestMemoryMmap<()>) -> Result<(), PinError> {
-    LockLimit::of_this_process().check(size(ram) >> 10)
+/// Whether this process may lock all of `ram` in so many more address spaces, as [`pin_memory`]
+/// asks too: to be asked before work that a refusal would make useless.
+pub fn check_lock_limit(ram: &GuestMemoryMmap<()>, spaces: u64) -> Result<(), PinError> {
+    LockLimit::of_this_process().check(size(ram) >> 10, spaces)
+}
+
+fn each(spaces: u64) -> String {
+    match spaces {
+        1 => String::new(),
+        _ => format!(" once for each of {spaces} address spaces"),
+    }
 }
 
 fn size(ram: &GuestMemoryMmap<()>) -> u64 {
@@ -104,7 +114,7 @@ pub fn pin_memory(
 ) -> Result<PinnedMemory, PinError> {
     let total = size(&ram);
     let limit = LockLimit::of_this_process();
-    limit.check(total >> 10)?;
+    limit.check(total >> 10, 1)?;
     let mut pinned = PinnedMemory {
         mapper: Arc::clone(&mapper),
         mapped: Vec::new(),
@@ -163,12 +173,17 @@ impl LockLimit {
         }
     }
 
-    /// Whether `needed` KiB more may be locked.
-    fn check(self, needed: u64) -> Result<(), PinError> {
+    /// Whether `needed` KiB more may be locked, so many times.
+    fn check(self, needed: u64, spaces: u64) -> Result<(), PinError> {
+        let needed = needed.saturating_mul(spaces);
         match self {
             Self::KiB { limit, locked } if limit.saturating_sub(locked) < needed => {
                 let needed = needed.saturating_add(locked);
-                Err(PinError::LockLimit { needed, limit })
+                Err(PinError::LockLimit {
+                    needed,
+                    spaces,
+                    limit,
+                })
             }
             _ => Ok(()),
         }
@@ -199,7 +214,7 @@ fn may_lock_anything(status: &str) -> bool {
 /// an address outside the IOMMU's valid ranges.
 fn explain(error: MapError, needed: u64, limit: LockLimit) -> PinError {
     match (error.source.raw_os_error(), limit) {
-        (Some(libc::ENOMEM), limit) => match limit.check(needed) {
+        (Some(libc::ENOMEM), limit) => match limit.check(needed, 1) {
             Err(error) => error,
             Ok(()) => PinError::NoMemory { needed },
         },
@@ -336,9 +351,12 @@ mod tests {
             limit: 1152,
             locked,
         };
-        assert!(limit.check(1024).is_ok() && LockLimit::None.check(u64::MAX).is_ok());
-        let text = limit.check(1025).unwrap_err().to_string();
+        assert!(limit.check(1024, 1).is_ok() && LockLimit::None.check(u64::MAX, 2).is_ok());
+        let text = limit.check(1025, 1).unwrap_err().to_string();
         assert!(text.contains("ulimit -l 1153"), "{text}");
+        let text = limit.check(1024, 3).unwrap_err().to_string();
+        let each = "locked once for each of 3 address spaces, 3200 KiB";
+        assert!(text.contains(each), "{text}");
     }
 
     #[test]

@@ -4,7 +4,7 @@ mod whole;
 
 use self::fake::Host;
 use super::*;
-use crate::vtd::tests::{CONFIG, HIGH, HIGH_RAM, NIC, R, RAM, RW, Rig, W};
+use crate::vtd::tests::{CONFIG, DISK, HIGH, HIGH_RAM, NIC, R, RAM, RW, Rig, W};
 use crate::vtd::{VtdConfig, offset};
 
 /// A shadowed NIC in domain 5.
@@ -26,7 +26,8 @@ impl Shadowed {
         let host = Arc::new(Host::new(rig.memory.clone()));
         let shadow = Shadow::new(ShadowConfig {
             vtd: rig.vtd.clone(),
-            requester: NIC,
+            name: "nic".into(),
+            requesters: vec![NIC],
             memory: rig.memory.clone(),
             mapper: host.clone(),
             limits,
@@ -424,4 +425,58 @@ fn tables_that_contain_themselves_end() {
     s.rig.w32(offset::GCMD, 0);
     s.shadow.follow(TranslationChange::All).unwrap();
     assert_eq!(s.shadow.mapped_bytes(), (RAM + HIGH_RAM) as u64);
+}
+
+#[test]
+fn devices_of_one_group_reach_what_is_in_their_common_domain() {
+    let s = Shadowed::on();
+    s.map(0x4000, 0x8000, RW);
+    s.shadow.set_requesters(vec![NIC, DISK]).unwrap();
+    assert_eq!(s.runs(), [], "one of them is in no domain");
+    let announce = |source| {
+        let change = TranslationChange::Requesters {
+            source,
+            function_mask: 0,
+        };
+        s.shadow.follow(change).unwrap();
+    };
+    s.rig.set_context(DISK, s.top | 1, 5 << 8 | 2);
+    announce(DISK);
+    assert_eq!(s.reach(0x4000), Some((0x8000, true)));
+    // The guest moves one of them into a domain of its own.
+    let other = s.rig.domain(NIC, 6);
+    s.rig.map(other, 0x4000, 0x9000, RW);
+    announce(NIC);
+    assert_eq!(s.runs(), []);
+    s.rig.set_context(DISK, other | 1, 6 << 8 | 2);
+    announce(DISK);
+    assert_eq!(s.reach(0x4000), Some((0x9000, true)));
+}
+
+#[test]
+fn a_device_that_gets_another_number_is_in_the_domain_of_that() {
+    let s = Shadowed::on();
+    s.map(0x4000, 0x8000, RW);
+    s.shadow.set_requesters(Vec::new()).unwrap();
+    assert_eq!(s.runs(), [], "nobody is there");
+    s.shadow.set_requesters(vec![NIC]).unwrap();
+    assert_eq!(s.reach(0x4000), Some((0x8000, true)));
+    s.shadow.set_requesters(vec![DISK]).unwrap();
+    assert_eq!(s.runs(), []);
+    s.rig.w32(offset::GCMD, 0);
+    s.shadow.set_requesters(Vec::new()).unwrap();
+    assert_eq!(s.runs().len(), 2, "identity, before it has a number");
+}
+
+#[test]
+fn the_end_is_for_good() {
+    let s = Shadowed::on();
+    s.map(0x4000, 0x8000, RW);
+    s.shadow.replay().unwrap();
+    s.shadow.end().unwrap();
+    assert_eq!(s.runs(), []);
+    s.shadow.follow(TranslationChange::All).unwrap();
+    s.shadow.set_requesters(vec![NIC]).unwrap();
+    s.shadow.replay().unwrap();
+    assert_eq!((s.runs(), s.shadow.mapped_bytes()), (vec![], 0));
 }

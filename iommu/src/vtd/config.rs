@@ -4,7 +4,7 @@ use super::faults::RECORDS;
 use super::registers::{Capability, ExtendedCapability, offset};
 
 /// The widest I/O virtual addresses that a unit translates. Narrower ones are offered too.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
 pub enum Width {
     /// 39 bits, three levels of tables.
     Bits39,
@@ -83,7 +83,7 @@ pub struct VtdConfig {
 
 impl VtdConfig {
     /// HAW, within what the tables have room for.
-    pub(super) fn address_bits(&self) -> u8 {
+    pub fn address_bits(&self) -> u8 {
         self.host_width.clamp(32, 52)
     }
 

@@ -17,7 +17,7 @@ use crate::Fault;
 const SLOTS: usize = 1024;
 
 /// A request that is blocked.
-struct Refused {
+pub(super) struct Refused {
     reason: FaultReason,
     /// The index, as far as there is one.
     index: u32,
@@ -26,13 +26,6 @@ struct Refused {
 }
 
 impl Vtd {
-    /// What [`Remapper::remap`](crate::Remapper::remap) would make of a message now, with
-    /// nothing recorded: for routes that are made before the device sends anything. `None` if
-    /// it would be blocked.
-    pub fn route(&self, requester: Bdf, message: MsiMessage) -> Option<MsiMessage> {
-        self.remap_checked(requester, message).ok()
-    }
-
     pub(super) fn remap_request(
         &self,
         requester: Bdf,
@@ -54,7 +47,11 @@ impl Vtd {
         })
     }
 
-    fn remap_checked(&self, requester: Bdf, message: MsiMessage) -> Result<MsiMessage, Refused> {
+    pub(super) fn remap_checked(
+        &self,
+        requester: Bdf,
+        message: MsiMessage,
+    ) -> Result<MsiMessage, Refused> {
         let mode = self.live.mode();
         if !mode.remaps() {
             return Ok(message);

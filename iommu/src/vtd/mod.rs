@@ -169,4 +169,8 @@ impl Remapper for Vtd {
     fn remap(&self, requester: Bdf, message: MsiMessage) -> Result<MsiMessage, Fault> {
         self.remap_request(requester, message)
     }
+
+    fn route(&self, requester: Bdf, message: MsiMessage) -> Option<MsiMessage> {
+        self.remap_checked(requester, message).ok()
+    }
 }

@@ -59,6 +59,19 @@ impl Vtd {
         }
     }
 
+    /// The address space of all of them, or nothing if they do not have the same.
+    pub(crate) fn common_space(&self, requesters: &[Bdf]) -> AddressSpace {
+        if !self.live.mode().translates() {
+            return self.identity(self.config.address_bits());
+        }
+        let mut spaces = requesters.iter().map(|id| self.address_space(*id));
+        let first = spaces.next().unwrap_or(AddressSpace::Nothing);
+        match spaces.all(|space| space == first) {
+            true => first,
+            false => AddressSpace::Nothing,
+        }
+    }
+
     fn identity(&self, width: u8) -> AddressSpace {
         AddressSpace::Identity {
             width,

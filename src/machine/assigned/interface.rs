@@ -30,7 +30,8 @@ pub struct OtherInterface {
     interface: &'static str,
 }
 
-/// An interface that devices are opened through.
+/// An address space of an interface that devices are opened through.
+#[derive(Clone)]
 pub(super) enum Interface {
     Iommufd(Arc<Iommufd>),
     Type1(Arc<Type1>),
@@ -58,6 +59,15 @@ impl Interface {
         }
     }
 
+    /// Another address space of the same kind. With iommufd it is in the same file, for devices
+    /// that are reset together must be.
+    pub fn another(&self, kvm: &Arc<KvmVfio>) -> Result<Self, Error> {
+        Ok(match self {
+            Self::Iommufd(iommufd) => Self::Iommufd(Arc::new(iommufd.another()?)),
+            Self::Type1(_) => Self::Type1(Arc::new(Type1::open(Some(kvm.groups()))?)),
+        })
+    }
+
     /// Devices that come later have no other wish.
     pub fn check_wishes(&self, wanted: &[config::Assign]) -> Result<(), OtherInterface> {
         let is = match self {
@@ -80,23 +90,29 @@ impl Interface {
         prospects: &[Prospect],
         kvm: &Arc<KvmVfio>,
     ) -> Result<Vec<Arc<KernelDevice>>, Error> {
-        let open = |prospect: &Prospect| {
-            let candidate = &prospect.candidate;
-            let opened = match self {
-                Self::Type1(type1) => {
-                    if let Some(function) = &prospect.function {
-                        Host::this_machine().check_group_nodes(function)?;
-                    }
-                    KernelDevice::open(type1, candidate)?
+        prospects.iter().map(|it| self.open_one(it, kvm)).collect()
+    }
+
+    /// Opens one of them.
+    pub fn open_one(
+        &self,
+        prospect: &Prospect,
+        kvm: &Arc<KvmVfio>,
+    ) -> Result<Arc<KernelDevice>, Error> {
+        let candidate = &prospect.candidate;
+        let opened = match self {
+            Self::Type1(type1) => {
+                if let Some(function) = &prospect.function {
+                    Host::this_machine().check_group_nodes(function)?;
                 }
-                Self::Iommufd(iommufd) => {
-                    let file = prospect.file.as_ref().and_then(Inherited::take);
-                    KernelDevice::open_file(iommufd, Some(kvm.clone()), candidate, file)?
-                }
-            };
-            Ok(Arc::new(opened))
+                KernelDevice::open(type1, candidate)?
+            }
+            Self::Iommufd(iommufd) => {
+                let file = prospect.file.as_ref().and_then(Inherited::take);
+                KernelDevice::open_file(iommufd, Some(kvm.clone()), candidate, file)?
+            }
         };
-        prospects.iter().map(open).collect()
+        Ok(Arc::new(opened))
     }
 }
 

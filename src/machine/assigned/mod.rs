@@ -5,13 +5,14 @@ mod interface;
 mod kvm_vfio;
 mod open;
 mod peers;
+mod shadows;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use devices::bus::PciDevice;
 use devices::irq::MsiRoutes;
-use devices::vfio::{AssignError, AssignedDevice, KernelDevice, ResetSet};
+use devices::vfio::{AssignError, AssignedDevice, KernelDevice, RequesterWatcher, ResetSet};
 
 use super::Error;
 use super::fabric::Fabric;
@@ -20,8 +21,10 @@ use crate::config;
 use crate::host::Host;
 
 pub use interface::OtherInterface;
-use open::HostSide;
+use open::{HostSide, Opened};
 pub use peers::Peers;
+use shadows::Member;
+pub use shadows::{Behind, Followers, SpaceUsage};
 
 /// How long a vCPU may take to be done with a device that it no longer finds.
 const LAST_ACCESS: Duration = Duration::from_secs(5);
@@ -30,6 +33,8 @@ const LAST_ACCESS: Duration = Duration::from_secs(5);
 pub struct Taken {
     /// The device.
     pub device: Arc<AssignedDevice>,
+    /// Its place behind the guest's VT-d.
+    member: Option<Arc<Member>>,
     /// To see when it is closed.
     kernel: Weak<KernelDevice>,
 }
@@ -38,7 +43,7 @@ pub struct Taken {
 ///
 /// A device is reset first when it is given back, so that no memory is unmapped from under its
 /// DMA. With the last one memory is unmapped, while that one still holds the host's IOMMU; then
-/// it is closed.
+/// it is closed. Behind a VT-d of the guest's that is so for each group of the host's IOMMU.
 pub struct Assigner {
     side: Mutex<Side>,
     resets: ResetSet,
@@ -57,7 +62,7 @@ impl Assigner {
     pub fn new(vm: &Vm, fabric: &Fabric) -> Self {
         Self {
             side: Mutex::new(Side {
-                host: HostSide::new(vm, fabric.ram.clone(), fabric.pages),
+                host: HostSide::new(vm, fabric.ram.clone(), fabric.pages, fabric.behind.clone()),
                 open: 0,
             }),
             resets: ResetSet::new(),
@@ -99,26 +104,29 @@ impl Assigner {
         }
     }
 
-    fn make(
-        &self,
-        wanted: &[config::Assign],
-        opened: &[Arc<KernelDevice>],
-    ) -> Result<Vec<Taken>, Error> {
-        let enter = |(assign, kernel): (&config::Assign, &Arc<KernelDevice>)| {
+    fn make(&self, wanted: &[config::Assign], opened: &[Opened]) -> Result<Vec<Taken>, Error> {
+        let enter = |(assign, opened): (&config::Assign, &Opened)| {
             let device = assign.device;
             self.resets
-                .enter(&device.to_string(), device.pci(), kernel.clone())
+                .enter(&device.to_string(), device.pci(), opened.kernel.clone())
         };
         // All of them before the first is taken and reset.
         let seats: Vec<_> = wanted.iter().zip(opened).map(enter).collect();
-        let take = |((seat, assign), kernel): ((_, &config::Assign), &Arc<KernelDevice>)| {
+        let take = |((seat, assign), opened): ((_, &config::Assign), &Opened)| {
             let taken = AssignedDevice::new(seat, self.routes.clone(), &assign.presentation);
             let device = taken.map_err(|error| AssignError {
                 name: Host::this_machine().describe(assign.device),
                 ..error
             })?;
-            let kernel = Arc::downgrade(kernel);
-            Ok(Taken { device, kernel })
+            if let Some(member) = &opened.member {
+                let member: Arc<dyn RequesterWatcher> = member.clone();
+                device.watch_requester(Arc::downgrade(&member));
+            }
+            Ok(Taken {
+                device,
+                member: opened.member.clone(),
+                kernel: Arc::downgrade(&opened.kernel),
+            })
         };
         seats
             .into_iter()
@@ -137,14 +145,20 @@ impl Assigner {
     /// Gives devices back, which the guest must not find any more. They are closed when this
     /// returns; if one is not, which would be a bug here, the log says so.
     pub fn give_back(&self, taken: Vec<Taken>) {
-        taken.iter().for_each(|taken| taken.device.release());
+        for taken in &taken {
+            taken.device.release();
+            if let Some(member) = &taken.member {
+                member.leave();
+            }
+        }
         let mut side = self.side();
         side.open = side.open.saturating_sub(taken.len());
         self.tell_peers(&side);
-        if side.open == 0 {
-            side.host.left();
+        match side.open {
+            0 => side.host.left(),
+            _ => side.host.fewer(),
         }
-        for Taken { device, kernel } in taken {
+        for Taken { device, kernel, .. } in taken {
             let name = device.name().to_owned();
             drop(device);
             if !is_gone(&kernel) {

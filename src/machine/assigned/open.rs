@@ -11,6 +11,7 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
 use super::interface::{self, Interface};
 use super::kvm_vfio::KvmVfio;
+use super::shadows::{Behind, Member, Shadows};
 use crate::cli::Progress;
 use crate::config;
 use crate::host::{Assignable, Host, HostDevice, Inherited};
@@ -18,19 +19,31 @@ use crate::machine::Error;
 use crate::machine::vm::Vm;
 use crate::memory::{HugePages, populate};
 
-/// The machine's side of the host's IOMMU: devices are opened into it, at the start or later,
-/// and all of guest memory is mapped for them.
+/// The machine's side of the host's IOMMU: devices are opened into it, at the start or later.
+/// They reach all of guest memory, or, behind a VT-d of the guest's, what that lets them reach.
 ///
 /// It is to be dropped, or [left](Self::left), before the last device that was opened is
 /// closed: with type1, an open device holds the IOMMU that memory is mapped in.
 pub struct HostSide {
     vm: Arc<VmFd>,
-    ram: Arc<GuestRam>,
-    pages: HugePages,
+    memory: Memory,
     /// KVM has one such device only: made when it is first needed, and kept.
     kvm: Option<Arc<KvmVfio>>,
-    /// While there are devices.
-    occupied: Option<Occupied>,
+    spaces: Spaces,
+}
+
+/// The guest's memory.
+pub(super) struct Memory {
+    pub ram: Arc<GuestRam>,
+    pages: HugePages,
+}
+
+/// Address spaces of the host's IOMMU.
+enum Spaces {
+    /// One for all devices, while there are some.
+    One(Option<Occupied>),
+    /// One for each group.
+    Each(Shadows),
 }
 
 /// Memory is unmapped first: fields are dropped in this order.
@@ -48,21 +61,30 @@ pub(super) struct Prospect {
     pub function: Option<Assignable>,
 }
 
+/// A device that is open. It leaves its space before it is closed.
+pub(super) struct Opened {
+    pub member: Option<Arc<Member>>,
+    pub kernel: Arc<KernelDevice>,
+}
+
 impl HostSide {
     /// A side with no devices: nothing of the host's is opened yet. RAM is made of `pages`.
-    pub fn new(vm: &Vm, ram: Arc<GuestRam>, pages: HugePages) -> Self {
+    /// Devices are behind the guest's unit, if there is one.
+    pub fn new(vm: &Vm, ram: Arc<GuestRam>, pages: HugePages, behind: Option<Behind>) -> Self {
         Self {
             vm: vm.fd.clone(),
-            ram,
-            pages,
+            memory: Memory { ram, pages },
             kvm: None,
-            occupied: None,
+            spaces: match behind {
+                None => Spaces::One(None),
+                Some(behind) => Spaces::Each(Shadows::new(behind)),
+            },
         }
     }
 
     /// Opens devices, in the order asked for. When it returns they reach the guest's memory.
     /// If one cannot be opened, none is. The first to come choose the interface.
-    pub fn open(&mut self, wanted: &[config::Assign]) -> Result<Vec<Arc<KernelDevice>>, Error> {
+    pub fn open(&mut self, wanted: &[config::Assign]) -> Result<Vec<Opened>, Error> {
         let host = Host::this_machine();
         // All are looked at before the first is opened.
         let prospects = wanted
@@ -70,30 +92,51 @@ impl HostSide {
             .map(|assign| find(&host, assign))
             .collect::<Result<Vec<_>, _>>()?;
         let kvm = self.kvm()?;
-        if let Some(occupied) = &self.occupied {
-            occupied.interface.check_wishes(wanted)?;
-            return occupied.interface.open(&prospects, &kvm);
-        }
-        let interface = interface::choose(&host, wanted, &prospects, &kvm)?;
-        let devices = interface.open(&prospects, &kvm)?;
-        let pinned = self.pin(&interface)?;
-        self.occupied = Some(Occupied {
-            _pinned: pinned,
-            interface,
-        });
-        Ok(devices)
+        let devices = match &mut self.spaces {
+            Spaces::Each(shadows) => return shadows.open(wanted, &prospects, &kvm, &self.memory),
+            Spaces::One(Some(occupied)) => {
+                occupied.interface.check_wishes(wanted)?;
+                occupied.interface.open(&prospects, &kvm)?
+            }
+            Spaces::One(vacant) => {
+                let interface = interface::choose(&host, wanted, &prospects, &kvm)?;
+                let devices = interface.open(&prospects, &kvm)?;
+                *vacant = Some(Occupied {
+                    _pinned: self.memory.pin(&interface)?,
+                    interface,
+                });
+                devices
+            }
+        };
+        let opened = |kernel| Opened {
+            member: None,
+            kernel,
+        };
+        Ok(devices.into_iter().map(opened).collect())
     }
 
-    /// What maps memory for the devices, while there are some.
+    /// What maps memory for all devices, while there are some and they share it.
     pub fn mapper(&self) -> Option<Arc<dyn HostMapper>> {
-        let occupied = self.occupied.as_ref()?;
-        Some(occupied.interface.mapper())
+        match &self.spaces {
+            Spaces::One(occupied) => Some(occupied.as_ref()?.interface.mapper()),
+            Spaces::Each(_) => None,
+        }
     }
 
     /// Unmaps the guest's memory. To be called before the last open device is closed, with
     /// which a type1 IOMMU goes; the next [`Self::open`] starts anew.
     pub fn left(&mut self) {
-        self.occupied = None;
+        match &mut self.spaces {
+            Spaces::One(occupied) => *occupied = None,
+            Spaces::Each(shadows) => shadows.end(),
+        }
+    }
+
+    /// A device has left, and others stay.
+    pub fn fewer(&mut self) {
+        if let Spaces::Each(shadows) = &mut self.spaces {
+            shadows.tidy();
+        }
     }
 
     fn kvm(&mut self) -> Result<Arc<KvmVfio>, Error> {
@@ -103,9 +146,11 @@ impl HostSide {
         };
         Ok(self.kvm.insert(made).clone())
     }
+}
 
+impl Memory {
     fn pin(&self, interface: &Interface) -> Result<PinnedMemory, Error> {
-        check_lock_limit(&self.ram)?;
+        check_lock_limit(&self.ram, 1)?;
         self.populate()?;
         let mut bar: Option<Progress> = None;
         let pinned = pin_memory(interface.mapper(), self.ram.clone(), &mut |done, total| {
@@ -117,7 +162,7 @@ impl HostSide {
 
     /// Finds all of memory: with several threads, where the IOMMU would do it page by page.
     /// What is left for it then is a twentieth of the time (in the lab), not worth doing at once.
-    fn populate(&self) -> Result<(), Error> {
+    pub fn populate(&self) -> Result<(), Error> {
         if self.pages.pool().is_some() {
             // That was done when it was made.
             return Ok(());

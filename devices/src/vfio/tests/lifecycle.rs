@@ -1,5 +1,8 @@
+use std::sync::Mutex;
+
 use super::*;
 use crate::vfio::backend::{IrqKind, RegionId};
+use crate::vfio::device::RequesterWatcher;
 use crate::vfio::fake::Call;
 
 /// What a driver does, from enumeration to traffic, with the device's answers ignored.
@@ -113,6 +116,29 @@ fn a_drop_gives_it_back_too() {
         Call::Write(RegionId::Config, 4, vec![0x02, 0x04])
     ]));
     assert_eq!(hardware.enabled(), None);
+}
+
+#[derive(Default)]
+struct Watcher(Mutex<Vec<Bdf>>);
+
+impl RequesterWatcher for Watcher {
+    fn requester_changed(&self, requester: Bdf) {
+        self.0.lock().unwrap().push(requester);
+    }
+}
+
+#[test]
+fn whoever_watches_is_told_of_each_requester_id() {
+    let rig = Rig::nvme();
+    let watcher = Arc::new(Watcher::default());
+    let watched: Arc<dyn RequesterWatcher> = watcher.clone();
+    rig.device.watch_requester(Arc::downgrade(&watched));
+    rig.device.set_bdf(Bdf::new(1, 0, 0));
+    rig.device.set_bdf(Bdf::default());
+    let told = [Bdf::new(1, 0, 0), Bdf::default()];
+    assert_eq!(*watcher.0.lock().unwrap(), told);
+    drop((watcher, watched));
+    rig.device.set_bdf(Bdf::new(2, 0, 0));
 }
 
 #[test]

@@ -53,7 +53,8 @@ fn machine() -> (Rig, Arc<Follower>, Arc<Host>, Arc<Shadow>) {
     let host = Arc::new(Host::new(rig.memory.clone()));
     let shadow = Arc::new(Shadow::new(ShadowConfig {
         vtd: rig.vtd.clone(),
-        requester: NIC,
+        name: "nic".into(),
+        requesters: vec![NIC],
         memory: rig.memory.clone(),
         mapper: host.clone(),
         limits: ShadowLimits::default(),
@@ -124,7 +125,8 @@ proptest! {
         let limits = ShadowLimits { mappings: 300, tables: 500, bytes: 1 << 40 };
         let shadow = Shadow::new(ShadowConfig {
             vtd: rig.vtd.clone(),
-            requester: NIC,
+            name: "nic".into(),
+            requesters: vec![NIC],
             memory: rig.memory.clone(),
             mapper: host.clone(),
             limits,

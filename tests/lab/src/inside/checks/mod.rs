@@ -7,6 +7,7 @@ mod config_space;
 mod disk;
 mod display;
 mod drivers;
+mod guest_iommu;
 mod host_change;
 mod host_view;
 mod hotplug;
@@ -58,6 +59,7 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             sleep::CHECKS,
             drivers::CHECKS,
             lifecycle::CHECKS,
+            guest_iommu::CHECKS,
             operator::CHECKS,
             host_view::CHECKS,
             host_change::CHECKS,

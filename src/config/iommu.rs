@@ -1,0 +1,305 @@
+//! `--iommu`: an IOMMU for the guest, in front of all its devices.
+
+use std::fmt;
+use std::str::FromStr;
+
+use iommu::vtd::Width;
+use serde::de::{self, Deserialize, Deserializer, Visitor};
+
+use super::device::from_text;
+use super::option::{OptionError, Options, leading};
+use super::validate::{Problem, error};
+use super::{Assign, ConfigError, Given};
+
+/// An IOMMU for the guest: a VT-d unit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+pub struct Iommu {
+    /// The widest I/O virtual addresses.
+    pub width: Width,
+    /// It remaps interrupts too.
+    pub interrupt_remapping: bool,
+    /// APIC ids have 32 bits in it (x2APIC).
+    pub eim: bool,
+    /// The guest announces mappings that it adds, without which no device can be assigned.
+    pub caching_mode: bool,
+    /// The guest may ask for DMA to be snooped.
+    pub snoop_control: bool,
+}
+
+/// An `--iommu` as it was written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct IommuSpec {
+    width: Width,
+    interrupt_remapping: bool,
+    eim: Option<bool>,
+    caching_mode: CachingMode,
+    snoop_control: bool,
+}
+
+/// `auto` is `on`, as a device may be assigned at any time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum CachingMode {
+    #[default]
+    Auto,
+    On,
+    Off,
+}
+
+impl FromStr for CachingMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!("'{text}' is none of auto, on, off")),
+        }
+    }
+}
+
+/// `on` or `off`; in the file also `true` or `false`.
+#[derive(Clone, Copy)]
+struct Switch(bool);
+
+impl FromStr for Switch {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "on" => Ok(Self(true)),
+            "off" => Ok(Self(false)),
+            _ => Err(format!("'{text}' is neither on nor off")),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Switch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Either;
+
+        impl Visitor<'_> for Either {
+            type Value = Switch;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("on or off")
+            }
+
+            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch, E> {
+                Ok(Switch(on))
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Switch, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_any(Either)
+    }
+}
+
+/// The width of I/O virtual addresses.
+struct Bits(Width);
+
+impl FromStr for Bits {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "39" => Ok(Self(Width::Bits39)),
+            "48" => Ok(Self(Width::Bits48)),
+            "57" => Ok(Self(Width::Bits57)),
+            _ => Err(format!("'{text}' is none of 39, 48, 57")),
+        }
+    }
+}
+
+/// What kind of IOMMU it is.
+struct Vtd;
+
+impl FromStr for Vtd {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "vtd" => Ok(Self),
+            _ => Err(format!("'{text}' is no IOMMU that there is; write vtd")),
+        }
+    }
+}
+
+/// What was given of it.
+#[derive(Default)]
+struct Wishes {
+    width: Option<Bits>,
+    interrupt_remapping: Option<Switch>,
+    eim: Option<Switch>,
+    caching_mode: CachingMode,
+    snoop_control: Option<Switch>,
+}
+
+impl From<Wishes> for IommuSpec {
+    fn from(wishes: Wishes) -> Self {
+        Self {
+            width: wishes.width.map_or(Width::Bits48, |Bits(width)| width),
+            interrupt_remapping: wishes.interrupt_remapping.is_none_or(|Switch(on)| on),
+            eim: wishes.eim.map(|Switch(on)| on),
+            caching_mode: wishes.caching_mode,
+            snoop_control: wishes.snoop_control.is_some_and(|Switch(on)| on),
+        }
+    }
+}
+
+impl FromStr for IommuSpec {
+    type Err = OptionError;
+
+    fn from_str(text: &str) -> Result<Self, OptionError> {
+        const KEYS: [&str; 5] = ["aw", "intremap", "eim", "caching-mode", "snoop-control"];
+        let (kind, rest) = leading(text);
+        if kind.is_empty() {
+            return Err(OptionError::Empty("vtd"));
+        }
+        let _: Vtd = kind
+            .parse()
+            .map_err(|problem| OptionError::Value("KIND", problem))?;
+        let options = Options::parse(rest, &KEYS, &[])?;
+        let wishes = Wishes {
+            width: options.read("aw")?,
+            interrupt_remapping: options.read("intremap")?,
+            eim: options.read("eim")?,
+            caching_mode: options.read("caching-mode")?.unwrap_or_default(),
+            snoop_control: options.read("snoop-control")?,
+        };
+        Ok(wishes.into())
+    }
+}
+
+impl<'de> Deserialize<'de> for IommuSpec {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            #[serde(rename = "kind", deserialize_with = "from_text")]
+            _kind: Vtd,
+            aw: Option<i64>,
+            intremap: Option<Switch>,
+            eim: Option<Switch>,
+            #[serde(default, rename = "caching-mode", deserialize_with = "from_text")]
+            caching_mode: CachingMode,
+            #[serde(rename = "snoop-control")]
+            snoop_control: Option<Switch>,
+        }
+        let table = Table::deserialize(deserializer)?;
+        let width = table.aw.map(|bits| bits.to_string().parse());
+        let wishes = Wishes {
+            width: width.transpose().map_err(de::Error::custom)?,
+            interrupt_remapping: table.intremap,
+            eim: table.eim,
+            caching_mode: table.caching_mode,
+            snoop_control: table.snoop_control,
+        };
+        Ok(wishes.into())
+    }
+}
+
+/// Checks that it can be, with these devices behind it.
+pub(super) fn iommu(
+    given: Option<Given<IommuSpec>>,
+    assigns: &[Assign],
+) -> Result<Option<Iommu>, ConfigError> {
+    let Some(Given { value, origin }) = given else {
+        return Ok(None);
+    };
+    if value.eim == Some(true) && !value.interrupt_remapping {
+        return Err(error(&origin, Problem::EimAlone));
+    }
+    let caching_mode = value.caching_mode != CachingMode::Off;
+    if let (false, Some(assign)) = (caching_mode, assigns.first()) {
+        return Err(error(&origin, Problem::NoCachingMode(assign.device)));
+    }
+    Ok(Some(Iommu {
+        width: value.width,
+        interrupt_remapping: value.interrupt_remapping,
+        // KVM takes 32-bit APIC ids in any machine of ours.
+        eim: value.eim.unwrap_or(value.interrupt_remapping),
+        caching_mode,
+        snoop_control: value.snoop_control,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(text: &str) -> Result<Iommu, String> {
+        let spec = text.parse().map_err(|e: OptionError| e.to_string())?;
+        let made = iommu(Some(Given::by_flag("--iommu", spec)), &[]);
+        let made = made.map_err(|e| e.problem.to_string())?;
+        Ok(made.unwrap())
+    }
+
+    fn table(text: &str) -> Result<IommuSpec, String> {
+        toml::from_str(text).map_err(|e| e.message().to_owned())
+    }
+
+    #[test]
+    fn what_is_not_given_is_what_most_guests_want() {
+        let all = Iommu {
+            width: Width::Bits48,
+            interrupt_remapping: true,
+            eim: true,
+            caching_mode: true,
+            snoop_control: false,
+        };
+        assert_eq!(made("vtd"), Ok(all));
+        let few = Iommu {
+            width: Width::Bits39,
+            interrupt_remapping: false,
+            eim: false,
+            caching_mode: false,
+            snoop_control: true,
+        };
+        let text = "vtd,aw=39,intremap=off,caching-mode=off,snoop-control=on";
+        assert_eq!(made(text), Ok(few));
+        let xapic = Iommu { eim: false, ..all };
+        assert_eq!(made("vtd,eim=off,caching-mode=auto"), Ok(xapic));
+        assert_eq!(iommu(None, &[]).unwrap(), None);
+    }
+
+    #[test]
+    fn text_and_table_say_the_same() {
+        let text = "vtd,aw=57,intremap=on,eim=off,caching-mode=on,snoop-control=on";
+        let keys = "kind = 'vtd'\naw = 57\nintremap = true\neim = 'off'\n\
+                    caching-mode = 'on'\nsnoop-control = 'on'";
+        assert_eq!(table(keys), text.parse().map_err(|_| String::new()));
+        assert_eq!(table("kind = 'vtd'"), "vtd".parse().map_err(|_| "".into()));
+    }
+
+    #[test]
+    fn what_cannot_be_is_told() {
+        for (text, told) in [
+            ("", "nothing given; write vtd"),
+            ("amd", "KIND: 'amd' is no IOMMU that there is; write vtd"),
+            ("vtd,aw=40", "aw: '40' is none of 39, 48, 57"),
+            ("vtd,intremap", "'intremap' needs a value"),
+            ("vtd,eim=1", "eim: '1' is neither on nor off"),
+            ("vtd,caching-mode=no", "'no' is none of auto, on, off"),
+            (
+                "vtd,pasid=on",
+                "unknown option 'pasid'; known: aw, intremap",
+            ),
+            ("vtd,intremap=off,eim=on", "eim=on needs intremap=on"),
+        ] {
+            let error = made(text).unwrap_err();
+            assert!(error.contains(told), "{text}: {error}");
+        }
+        for (text, told) in [
+            ("aw = 48", "missing field `kind`"),
+            ("kind = 'vtd'\naw = 64", "'64' is none of 39, 48, 57"),
+            ("kind = 'vtd'\neim = 1", "expected on or off"),
+        ] {
+            let error = table(text).unwrap_err();
+            assert!(error.contains(told), "{text}: {error}");
+        }
+    }
+}

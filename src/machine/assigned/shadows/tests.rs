@@ -1,0 +1,219 @@
+use std::io;
+
+use iommu::host::MapError;
+use iommu::vtd::{VtdConfig, VtdSink, Width, offset};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
+
+use super::*;
+
+const RAM: u64 = 4 << 20;
+const ROOT: u64 = 0x1000;
+const CONTEXTS: u64 = 0x2000;
+const DOMAINS: u64 = 0x10000;
+const TE: u32 = 1 << 31;
+const SRTP: u32 = 1 << 30;
+
+/// What is mapped: length and guest-physical address by I/O virtual address.
+#[derive(Default)]
+struct Host {
+    ram: Mutex<usize>,
+    runs: Mutex<BTreeMap<u64, (u64, u64)>>,
+    full: Mutex<bool>,
+}
+
+impl HostMapper for Host {
+    // SAFETY: nothing is reached through it.
+    unsafe fn map(&self, iova: u64, host: *mut u8, len: u64, _: bool) -> Result<(), MapError> {
+        if *self.full.lock().unwrap() {
+            return Err(MapError {
+                operation: "map",
+                iova,
+                len,
+                source: io::ErrorKind::OutOfMemory.into(),
+            });
+        }
+        let gpa = host as u64 - *self.ram.lock().unwrap() as u64;
+        let before = self.runs.lock().unwrap().insert(iova, (len, gpa));
+        assert_eq!(before, None, "mapped twice");
+        Ok(())
+    }
+
+    fn unmap(&self, iova: u64, len: u64) -> Result<(), MapError> {
+        let removed = self.runs.lock().unwrap().remove(&iova);
+        assert_eq!(removed.map(|(len, _)| len), Some(len), "not whole");
+        Ok(())
+    }
+}
+
+/// Has spaces follow, as the board does.
+struct Ears(Arc<Followers>);
+
+impl VtdSink for Ears {
+    fn translations_changed(&self, change: TranslationChange) {
+        self.0.follow(change);
+    }
+}
+
+struct Board {
+    ram: Arc<GuestRam>,
+    vtd: Arc<Vtd>,
+    followers: Arc<Followers>,
+}
+
+impl Board {
+    fn new() -> Self {
+        let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]);
+        let ram = Arc::new(ram.unwrap());
+        let followers = Arc::<Followers>::default();
+        let config = VtdConfig {
+            width: Width::Bits48,
+            host_width: 40,
+            interrupt_remapping: false,
+            eim: false,
+            caching_mode: true,
+            snoop_control: false,
+            device_tlb: false,
+            draining: false,
+            wide_descriptors: false,
+        };
+        let ears = Arc::new(Ears(followers.clone()));
+        let vtd = Arc::new(Vtd::new(config, ram.clone(), ears));
+        Self {
+            ram,
+            vtd,
+            followers,
+        }
+    }
+
+    fn space(&self) -> (Arc<Space>, Arc<Host>) {
+        let host = Arc::<Host>::default();
+        *host.ram.lock().unwrap() = self.ram.get_host_address(GuestAddress(0)).unwrap() as usize;
+        let space = Space::new("nic", &self.vtd, &self.ram, host.clone());
+        (space, host)
+    }
+
+    fn poke(&self, at: u64, value: u64) {
+        self.ram.write_obj(value, GuestAddress(at)).unwrap();
+    }
+
+    /// A function of bus 1 in a domain that has the page at 0x5000 for it at `iova`.
+    fn domain(&self, function: u8, domain: u64, iova: u64) {
+        let table = |level: u64| DOMAINS + domain * 0x4000 + (4 - level) * 0x1000;
+        for level in 1..=4 {
+            let next = if level == 1 { 0x5000 } else { table(level - 1) };
+            let index = iova >> (12 + 9 * (level - 1)) & 0x1ff;
+            self.poke(table(level) + 8 * index, next | 3);
+        }
+        let context = CONTEXTS + 16 * u64::from(function);
+        self.poke(ROOT + 16, CONTEXTS | 1);
+        self.poke(context + 8, domain << 8 | 2);
+        self.poke(context, table(4) | 1);
+    }
+
+    fn turn_on(&self) {
+        self.vtd.write(offset::RTADDR, 8, ROOT);
+        self.vtd.write(offset::GCMD, 4, SRTP.into());
+        self.vtd.write(offset::GCMD, 4, TE.into());
+    }
+
+    fn forget_contexts(&self) {
+        self.vtd.write(offset::CCMD, 8, 1 << 63 | 1 << 61);
+    }
+}
+
+impl Host {
+    fn runs(&self) -> Vec<(u64, u64, u64)> {
+        let runs = self.runs.lock().unwrap();
+        let run = |(&iova, &(len, gpa)): (&u64, &(u64, u64))| (iova, len, gpa);
+        runs.iter().map(run).collect()
+    }
+}
+
+const ALL: (u64, u64, u64) = (0, RAM, 0);
+
+#[test]
+fn a_device_reaches_what_the_guest_maps_for_its_address() {
+    let board = Board::new();
+    let (space, host) = board.space();
+    let member = space.join();
+    board.followers.fill(&space).unwrap();
+    assert_eq!(host.runs(), [ALL], "identity at first");
+    board.domain(0, 1, 0x70_0000);
+    board.turn_on();
+    assert_eq!(host.runs(), [], "its bus has no number");
+    member.requester_changed(Bdf::new(1, 0, 0));
+    assert_eq!(host.runs(), [(0x70_0000, 0x1000, 0x5000)]);
+    assert_eq!(board.followers.usage()[0].bytes, 0x1000);
+    member.requester_changed(Bdf::new(2, 0, 0));
+    assert_eq!(host.runs(), [], "that bus has no contexts");
+    board.vtd.reset();
+    assert_eq!(host.runs(), [ALL], "identity again");
+    member.leave();
+    assert_eq!(host.runs(), []);
+    member.requester_changed(Bdf::new(1, 0, 0));
+    board.vtd.reset();
+    assert_eq!(host.runs(), [], "it has left for good");
+    assert!(space.is_empty());
+}
+
+#[test]
+fn spaces_know_nothing_of_each_other() {
+    let board = Board::new();
+    let ((one, first), (two, second)) = (board.space(), board.space());
+    let (a, b) = (one.join(), two.join());
+    board.followers.fill(&one).unwrap();
+    board.followers.fill(&two).unwrap();
+    board.domain(0, 1, 0x70_0000);
+    board.domain(1, 2, 0x80_0000);
+    board.turn_on();
+    a.requester_changed(Bdf::new(1, 0, 0));
+    b.requester_changed(Bdf::new(1, 0, 1));
+    assert_eq!(first.runs(), [(0x70_0000, 0x1000, 0x5000)]);
+    assert_eq!(second.runs(), [(0x80_0000, 0x1000, 0x5000)]);
+    drop(b);
+    assert_eq!((first.runs().len(), second.runs().len()), (1, 0));
+    drop(two);
+    assert_eq!(board.followers.usage().len(), 1);
+}
+
+#[test]
+fn devices_of_a_group_share_while_the_guest_has_them_together() {
+    let board = Board::new();
+    let (space, host) = board.space();
+    let (a, b) = (space.join(), space.join());
+    board.followers.fill(&space).unwrap();
+    board.domain(0, 1, 0x70_0000);
+    board.turn_on();
+    a.requester_changed(Bdf::new(1, 0, 0));
+    b.requester_changed(Bdf::new(1, 0, 1));
+    assert_eq!(host.runs(), [], "one of them is in no domain");
+    board.domain(1, 1, 0x70_0000);
+    board.forget_contexts();
+    assert_eq!(host.runs().len(), 1);
+    board.domain(1, 2, 0x70_0000);
+    board.forget_contexts();
+    assert_eq!(host.runs(), []);
+    b.leave();
+    assert_eq!(host.runs().len(), 1);
+    assert!(!space.is_empty());
+}
+
+#[test]
+fn a_mapping_that_fails_is_the_devices_loss() {
+    let board = Board::new();
+    let (space, host) = board.space();
+    let member = space.join();
+    board.domain(0, 1, 0x70_0000);
+    *host.full.lock().unwrap() = true;
+    assert!(matches!(
+        board.followers.fill(&space),
+        Err(ShadowError::Map { .. })
+    ));
+    board.turn_on();
+    member.requester_changed(Bdf::new(1, 0, 0));
+    assert_eq!(host.runs(), []);
+    // It is tried again with the next change.
+    *host.full.lock().unwrap() = false;
+    board.forget_contexts();
+    assert_eq!(host.runs().len(), 1);
+}

@@ -1,0 +1,235 @@
+//! A VT-d of the guest's own: its stock driver turns it on, and every device goes on working, behind translation and with its interrupts remapped.
+
+use super::Check;
+use super::assignment::{ping_over_vf, use_nvme};
+use crate::error::{Context, Result, fail};
+use crate::inside::control::Control;
+use crate::inside::guest::{Guest, expect_success};
+use crate::inside::linux::{copy_through_block_device, ide_up, interrupts, network_up, ping_all};
+use crate::inside::media::Disk;
+use crate::inside::rig::Rig;
+use crate::inside::vmm::{GuestSpec, Network, sluice_program};
+use crate::topology::{NVME, TAP, TAP_ADDRESS, TAP_GUEST_ADDRESS, VIRTUAL_FUNCTIONS};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "vtd-strict-with-x2apic",
+        cpus: &[2],
+        limit: 300,
+        fixture: None,
+        run: strict,
+    },
+    Check {
+        name: "vtd-as-it-comes-with-xapic",
+        cpus: &[2],
+        limit: 300,
+        fixture: None,
+        run: as_it_comes,
+    },
+    Check {
+        name: "vtd-lazy-with-emulated-devices",
+        cpus: &[1],
+        limit: 240,
+        fixture: None,
+        run: lazy,
+    },
+    Check {
+        name: "vtd-not-turned-on",
+        cpus: &[1],
+        limit: 240,
+        fixture: None,
+        run: not_turned_on,
+    },
+    Check {
+        name: "vtd-through-a-reboot",
+        cpus: &[2],
+        limit: 300,
+        fixture: None,
+        run: reboot,
+    },
+    Check {
+        name: "vf-comes-and-goes-behind-a-vtd",
+        cpus: &[2],
+        limit: 360,
+        fixture: None,
+        run: hotplug,
+    },
+];
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const VF: &str = VIRTUAL_FUNCTIONS[0];
+
+/// Boots a guest with `--iommu`: by a program that says that beside what it is given.
+fn boot(rig: &mut Rig, iommu: &str, spec: &GuestSpec) -> Result<Guest> {
+    rig.only_sluice()?;
+    let program = sluice_program();
+    let wrapper = rig.file("sluice-with-iommu");
+    let script = format!(
+        "#!/bin/sh\nexec {} \"$@\" --iommu {iommu}\n",
+        program.display()
+    );
+    fs::write(&wrapper, script).context("writing a script")?;
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(&wrapper, mode).context("a script's mode")?;
+    // SAFETY: the other threads of this process read pipes, and no environment.
+    unsafe { std::env::set_var("SLUICE", &wrapper) };
+    let guest = rig.boot(spec);
+    // SAFETY: as above.
+    unsafe { std::env::set_var("SLUICE", program) };
+    guest
+}
+
+/// A guest with a disk, an e1000, a virtual function and NVMe.
+fn everything(rig: &Rig, cpus: u32, extra_cmdline: &'static str) -> Result<GuestSpec> {
+    Ok(GuestSpec {
+        assign: vec![VF, NVME],
+        ..emulated(rig, cpus, extra_cmdline)?
+    })
+}
+
+fn emulated(rig: &Rig, cpus: u32, extra_cmdline: &'static str) -> Result<GuestSpec> {
+    Ok(GuestSpec {
+        disk: Some(Disk::with_ext4(rig.file("behind-vtd.img"), 24 << 20)?),
+        network: Some(Network::Tap(TAP)),
+        extra_cmdline,
+        ..GuestSpec::new(cpus)
+    })
+}
+
+fn use_emulated(guest: &mut Guest) -> Result<()> {
+    ide_up(guest)?;
+    copy_through_block_device(guest, "sda")?;
+    let interface = network_up(guest, "e1000", TAP_GUEST_ADDRESS)?;
+    ping_all(guest, 20, 0.05, TAP_ADDRESS)?;
+    if interrupts(guest, &["IR-IO-APIC", &interface])? == 0 {
+        return fail(format!("{interface}: no remapped interrupt counted"));
+    }
+    Ok(())
+}
+
+fn use_everything(guest: &mut Guest) -> Result<()> {
+    use_emulated(guest)?;
+    ping_over_vf(guest)?;
+    use_nvme(guest)?;
+    for device in ["eth", "nvme"] {
+        if interrupts(guest, &["IR-PCI-MSIX", device])? == 0 {
+            return fail(format!("{device}: no remapped message counted"));
+        }
+    }
+    Ok(())
+}
+
+/// The kernel's log has this line.
+fn says(guest: &mut Guest, line: &str) -> Result<()> {
+    match guest
+        .ask(&format!("dmesg | grep -F '{line}'"), PATIENCE)?
+        .status
+    {
+        0 => Ok(()),
+        _ => fail(format!(
+            "the guest's log does not say '{line}':\n{}",
+            guest.sh("dmesg | grep -i -e dmar -e iommu; true")?
+        )),
+    }
+}
+
+/// As many groups as there are functions, each with a domain of this kind.
+fn expect_groups(guest: &mut Guest, kind: &str) -> Result<()> {
+    let found = guest.sh("cat /sys/kernel/iommu_groups/*/type | sort | uniq -c")?;
+    let functions = guest.sh("ls /sys/bus/pci/devices | wc -l")?;
+    let words: Vec<_> = found.split_whitespace().collect();
+    if words == [functions.trim(), kind] {
+        return Ok(());
+    }
+    fail(format!(
+        "{} functions and groups of these types: {found}",
+        functions.trim()
+    ))
+}
+
+/// The guest's unit has stopped nothing; that the host's has not is looked at after every test.
+fn expect_no_faults(guest: &mut Guest) -> Result<()> {
+    let command = "dmesg | grep -e 'DMAR: .*fault' -e 'DMAR: \\[' -e 'DMAR-IR: .*fault'; true";
+    let said = guest.sh(command)?;
+    match said.trim() {
+        "" => Ok(()),
+        said => fail(format!("in the guest: {said}")),
+    }
+}
+
+fn strict(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = everything(rig, cpus, "intel_iommu=on iommu.strict=1")?;
+    let mut guest = boot(rig, "vtd", &spec)?;
+    says(&mut guest, "DMAR-IR: Enabled IRQ remapping in x2apic mode")?;
+    says(&mut guest, "invalidation policy: strict mode")?;
+    expect_groups(&mut guest, "DMA")?;
+    use_everything(&mut guest)?;
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// Linux asks for lazy invalidation, and leaves it at strict where it finds caching mode.
+fn as_it_comes(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = everything(rig, cpus, "intel_iommu=on")?;
+    let mut guest = boot(rig, "vtd,eim=off,aw=39", &spec)?;
+    says(&mut guest, "DMAR-IR: Enabled IRQ remapping in xapic mode")?;
+    use_everything(&mut guest)?;
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+fn lazy(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = emulated(rig, cpus, "intel_iommu=on")?;
+    let mut guest = boot(rig, "vtd,caching-mode=off", &spec)?;
+    expect_groups(&mut guest, "DMA-FQ")?;
+    use_emulated(&mut guest)?;
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// The unit is there, and all memory within reach.
+fn not_turned_on(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = everything(rig, cpus, "intel_iommu=off")?;
+    let mut guest = boot(rig, "vtd", &spec)?;
+    use_everything(&mut guest)?;
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// Until its kernel has turned translation on again, devices reach what they reach without.
+fn reboot(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = everything(rig, cpus, "intel_iommu=on iommu.strict=1")?;
+    let mut guest = boot(rig, "vtd", &spec)?;
+    ping_over_vf(&mut guest)?;
+    guest.type_command("reboot -f")?;
+    guest.wait_ready()?;
+    expect_groups(&mut guest, "DMA")?;
+    use_everything(&mut guest)?;
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+fn hotplug(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let control = Control(rig.file("behind-vtd.socket"));
+    let spec = GuestSpec {
+        control: Some(control.0.clone()),
+        ..emulated(rig, cpus, "intel_iommu=on iommu.strict=1")?
+    };
+    let mut guest = boot(rig, "vtd", &spec)?;
+    guest.sh("modprobe igbvf")?;
+    for _ in 0..2 {
+        control.add("--assign", VF)?;
+        let there = "ls -d /sys/bus/pci/drivers/igbvf/*:*:*/net/* >/dev/null 2>&1";
+        guest.sh(&format!(
+            "n=0; until {there}; do n=$((n+1)); [ $n -lt 450 ] || break; sleep 0.1; done; {there}"
+        ))?;
+        ping_over_vf(&mut guest)?;
+        control.remove(VF)?;
+    }
+    use_emulated(&mut guest)?;
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
