@@ -59,6 +59,8 @@ pub struct GuestSpec {
     pub serial: Option<String>,
     /// Where Sluice is to be controlled.
     pub control: Option<PathBuf>,
+    /// The value of an `--iommu`.
+    pub iommu: Option<&'static str>,
 }
 
 /// The emulated NIC's address.
@@ -82,6 +84,7 @@ impl GuestSpec {
             no_reboot: false,
             serial: None,
             control: None,
+            iommu: None,
         }
     }
 
@@ -193,6 +196,9 @@ fn sluice(guest: &GuestSpec) -> Command {
     }
     if let Some(control) = &guest.control {
         command.args(["--control", &format!("path={}", control.display())]);
+    }
+    if let Some(iommu) = guest.iommu {
+        command.args(["--iommu", iommu]);
     }
     command
 }

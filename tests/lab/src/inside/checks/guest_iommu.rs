@@ -1,17 +1,16 @@
-//! A VT-d of the guest's own: its stock driver turns it on, and every device goes on working, behind translation and with its interrupts remapped.
+//! A VT-d of the guest's own: its stock driver turns it on, and every device goes on working, behind translation and
+//! with its interrupts remapped.
 
 use super::Check;
 use super::assignment::{ping_over_vf, use_nvme};
-use crate::error::{Context, Result, fail};
+use crate::error::{Result, fail};
 use crate::inside::control::Control;
 use crate::inside::guest::{Guest, expect_success};
 use crate::inside::linux::{copy_through_block_device, ide_up, interrupts, network_up, ping_all};
 use crate::inside::media::Disk;
 use crate::inside::rig::Rig;
-use crate::inside::vmm::{GuestSpec, Network, sluice_program};
+use crate::inside::vmm::{GuestSpec, Network};
 use crate::topology::{NVME, TAP, TAP_ADDRESS, TAP_GUEST_ADDRESS, VIRTUAL_FUNCTIONS};
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 pub const CHECKS: &[Check] = &[
@@ -62,24 +61,13 @@ pub const CHECKS: &[Check] = &[
 const PATIENCE: Duration = Duration::from_secs(60);
 const VF: &str = VIRTUAL_FUNCTIONS[0];
 
-/// Boots a guest with `--iommu`: by a program that says that beside what it is given.
-fn boot(rig: &mut Rig, iommu: &str, spec: &GuestSpec) -> Result<Guest> {
+/// Boots a guest with `--iommu`.
+fn boot(rig: &mut Rig, iommu: &'static str, spec: GuestSpec) -> Result<Guest> {
     rig.only_sluice()?;
-    let program = sluice_program();
-    let wrapper = rig.file("sluice-with-iommu");
-    let script = format!(
-        "#!/bin/sh\nexec {} \"$@\" --iommu {iommu}\n",
-        program.display()
-    );
-    fs::write(&wrapper, script).context("writing a script")?;
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(&wrapper, mode).context("a script's mode")?;
-    // SAFETY: the other threads of this process read pipes, and no environment.
-    unsafe { std::env::set_var("SLUICE", &wrapper) };
-    let guest = rig.boot(spec);
-    // SAFETY: as above.
-    unsafe { std::env::set_var("SLUICE", program) };
-    guest
+    rig.boot(&GuestSpec {
+        iommu: Some(iommu),
+        ..spec
+    })
 }
 
 /// A guest with a disk, an e1000, a virtual function and NVMe.
@@ -162,7 +150,7 @@ fn expect_no_faults(guest: &mut Guest) -> Result<()> {
 
 fn strict(rig: &mut Rig, cpus: u32) -> Result<()> {
     let spec = everything(rig, cpus, "intel_iommu=on iommu.strict=1")?;
-    let mut guest = boot(rig, "vtd", &spec)?;
+    let mut guest = boot(rig, "vtd", spec)?;
     says(&mut guest, "DMAR-IR: Enabled IRQ remapping in x2apic mode")?;
     says(&mut guest, "invalidation policy: strict mode")?;
     expect_groups(&mut guest, "DMA")?;
@@ -174,7 +162,7 @@ fn strict(rig: &mut Rig, cpus: u32) -> Result<()> {
 /// Linux asks for lazy invalidation, and leaves it at strict where it finds caching mode.
 fn as_it_comes(rig: &mut Rig, cpus: u32) -> Result<()> {
     let spec = everything(rig, cpus, "intel_iommu=on")?;
-    let mut guest = boot(rig, "vtd,eim=off,aw=39", &spec)?;
+    let mut guest = boot(rig, "vtd,eim=off,aw=39", spec)?;
     says(&mut guest, "DMAR-IR: Enabled IRQ remapping in xapic mode")?;
     use_everything(&mut guest)?;
     expect_no_faults(&mut guest)?;
@@ -183,7 +171,7 @@ fn as_it_comes(rig: &mut Rig, cpus: u32) -> Result<()> {
 
 fn lazy(rig: &mut Rig, cpus: u32) -> Result<()> {
     let spec = emulated(rig, cpus, "intel_iommu=on")?;
-    let mut guest = boot(rig, "vtd,caching-mode=off", &spec)?;
+    let mut guest = boot(rig, "vtd,caching-mode=off", spec)?;
     expect_groups(&mut guest, "DMA-FQ")?;
     use_emulated(&mut guest)?;
     expect_no_faults(&mut guest)?;
@@ -193,7 +181,7 @@ fn lazy(rig: &mut Rig, cpus: u32) -> Result<()> {
 /// The unit is there, and all memory within reach.
 fn not_turned_on(rig: &mut Rig, cpus: u32) -> Result<()> {
     let spec = everything(rig, cpus, "intel_iommu=off")?;
-    let mut guest = boot(rig, "vtd", &spec)?;
+    let mut guest = boot(rig, "vtd", spec)?;
     use_everything(&mut guest)?;
     expect_no_faults(&mut guest)?;
     expect_success(guest.power_off()?)
@@ -202,7 +190,7 @@ fn not_turned_on(rig: &mut Rig, cpus: u32) -> Result<()> {
 /// Until its kernel has turned translation on again, devices reach what they reach without.
 fn reboot(rig: &mut Rig, cpus: u32) -> Result<()> {
     let spec = everything(rig, cpus, "intel_iommu=on iommu.strict=1")?;
-    let mut guest = boot(rig, "vtd", &spec)?;
+    let mut guest = boot(rig, "vtd", spec)?;
     ping_over_vf(&mut guest)?;
     guest.type_command("reboot -f")?;
     guest.wait_ready()?;
@@ -218,7 +206,7 @@ fn hotplug(rig: &mut Rig, cpus: u32) -> Result<()> {
         control: Some(control.0.clone()),
         ..emulated(rig, cpus, "intel_iommu=on iommu.strict=1")?
     };
-    let mut guest = boot(rig, "vtd", &spec)?;
+    let mut guest = boot(rig, "vtd", spec)?;
     guest.sh("modprobe igbvf")?;
     for _ in 0..2 {
         control.add("--assign", VF)?;
