@@ -103,6 +103,9 @@ pub struct Bench {
     /// Run fewer cases of `start`: guests of so many GiB
     #[arg(long = "gib", value_delimiter = ',', default_values_t = [1, 4, 16])]
     pub sizes: Vec<u32>,
+    /// Run fewer cases of `start`: guests of such pages
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = Pages::ALL)]
+    pub pages: Vec<Pages>,
     /// Run each case of `start` so many times
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub times: u32,
@@ -119,6 +122,22 @@ pub enum Measured {
     Running,
     /// From exec to the guest's first instruction, by memory and pages
     Start,
+}
+
+/// What a guest's memory is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Pages {
+    /// 4 KiB
+    Small,
+    /// Transparent huge pages
+    Transparent,
+    /// 2 MiB, from the kernel's pool
+    Pool,
+}
+
+impl Pages {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Small, Self::Transparent, Self::Pool];
 }
 
 /// Tasks of the part inside.

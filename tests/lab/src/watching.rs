@@ -48,7 +48,13 @@ pub fn bench(bench: &Bench) -> Result<i32> {
         Measured::Running => (USUAL, 600),
         Measured::Start => {
             let gib: Vec<String> = bench.sizes.iter().map(u32::to_string).collect();
-            task += &format!(" start --gib {} --times {}", gib.join(","), bench.times);
+            let pages: Vec<String> = bench.pages.iter().map(|pages| name_of(*pages)).collect();
+            task += &format!(
+                " start --gib {} --pages {} --times {}",
+                gib.join(","),
+                pages.join(","),
+                bench.times
+            );
             let largest = bench.sizes.iter().max().copied().unwrap_or(0);
             let memory = Memory {
                 mib: (largest << 10) + HOSTS_OWN_MIB,
@@ -69,8 +75,9 @@ const USUAL: Memory = Memory {
     populated: false,
 };
 
-fn name_of(vmm: Vmm) -> String {
-    vmm.to_possible_value()
+fn name_of(value: impl ValueEnum) -> String {
+    value
+        .to_possible_value()
         .map(|value| value.get_name().to_owned())
         .unwrap_or_default()
 }

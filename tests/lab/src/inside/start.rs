@@ -6,7 +6,7 @@ use super::host;
 use super::moments::Moments;
 use super::sysfs;
 use super::vmm::{GuestSpec, Vmm};
-use crate::command_line::Bench;
+use crate::command_line::{Bench, Pages};
 use crate::error::{Context, Error, Result, fail};
 use crate::events::{Event, say};
 use crate::topology::VIRTUAL_FUNCTIONS;
@@ -17,16 +17,6 @@ const PATIENCE: Duration = Duration::from_secs(900);
 const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 const POOL_PAGES_PER_GIB: u32 = 512;
 const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage";
-
-/// What the guest's memory is made of.
-#[derive(Clone, Copy)]
-enum Pages {
-    Small,
-    Transparent,
-    Pool,
-}
-
-const KINDS: [Pages; 3] = [Pages::Small, Pages::Transparent, Pages::Pool];
 
 const CAPTION: &str = "from exec to the guest's first instruction, s (median; both by the host's CLOCK_MONOTONIC: \
     sched_process_exec, kvm_entry). 4 KiB: transparent huge pages never, Sluice with hugepages=off; transparent: \
@@ -42,7 +32,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     heading.extend(bench.vmms.iter().map(|vmm| vmm.name().to_owned()));
     let mut rows = vec![heading];
     for gib in &bench.sizes {
-        for pages in KINDS {
+        for pages in bench.pages.iter().copied() {
             let mut row = vec![gib.to_string(), pages.name().to_owned()];
             for vmm in &bench.vmms {
                 row.push(case(*vmm, *gib, pages, bench.times)?);
@@ -76,7 +66,7 @@ fn case(vmm: Vmm, gib: u32, pages: Pages, times: u32) -> Result<String> {
 
 fn one_start(vmm: Vmm, gib: u32, pages: Pages) -> Result<Duration> {
     let spec = GuestSpec {
-        memory: format!("{gib}G,hugepages={}", pages.flag()),
+        memory: format!("{gib}G,hugepages={}", pages.in_option()),
         ..GuestSpec::owning(&VIRTUAL_FUNCTIONS[..1], 1)
     };
     let moments = Moments::record()?;
@@ -98,7 +88,7 @@ impl Pages {
     }
 
     /// As in `hugepages=`.
-    fn flag(self) -> &'static str {
+    fn in_option(self) -> &'static str {
         match self {
             Self::Small => "off",
             Self::Transparent => "transparent",
