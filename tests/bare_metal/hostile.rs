@@ -8,13 +8,14 @@ use crate::net;
 
 const SEEDS: [u64; 3] = [1, 20_251_120, 0xdead_beef];
 
-fn poke(what: &str, rounds: u32) {
+fn poke(what: &str, rounds: u32, more: &[&str]) {
     let _turn = in_company();
     net::with_tap(|tap| {
         for seed in SEEDS {
-            let image = Image::new(&format!("{what}-{seed}.img"), 256);
+            let image = Image::new(&format!("{what}-{seed}-{}.img", more.len()), 256);
             let cmdline = format!("what={what} seed={seed} rounds={rounds}");
-            let flags = ["--disk", &image.flag(), "--net", &tap.flag()];
+            let (disk, net) = (image.flag(), tap.flag());
+            let flags = [&["--disk", &disk, "--net", &net], more].concat();
             let Some(guest) = Guest::start("hostile", &cmdline, &flags) else {
                 return;
             };
@@ -42,15 +43,21 @@ fn survived(what: &str, ended: Ended) {
 
 #[test]
 fn random_ports() {
-    poke("ports", 4000);
+    poke("ports", 4000, &[]);
 }
 
 #[test]
 fn random_memory() {
-    poke("memory", 4000);
+    poke("memory", 4000, &[]);
+}
+
+/// Its registers are among what is poked, its tables are whatever they then are.
+#[test]
+fn random_memory_with_a_vtd() {
+    poke("memory", 4000, &["--iommu", "vtd"]);
 }
 
 #[test]
 fn random_config() {
-    poke("config", 4000);
+    poke("config", 4000, &[]);
 }
