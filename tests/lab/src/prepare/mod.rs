@@ -4,7 +4,6 @@
 
 mod apt;
 mod kernel;
-mod mend;
 mod qemu;
 mod tailored;
 
