@@ -1,6 +1,7 @@
 //! What the host's kernel sees of a monitor whose guest does not answer: which threads run or sleep, where,
 //! and what its processors leave the guest for.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -43,9 +44,26 @@ fn traced() -> String {
     let _ = set("events/kvm/enable", "0");
     let trace = fs::read_to_string(tracing.join("trace")).unwrap_or_default();
     let _ = set("trace", "");
-    let lines = trace.lines().filter(|line| !line.starts_with('#'));
-    let shown: Vec<&str> = lines.take(LINES).map(str::trim).collect();
-    shown.join("\n")
+    let lines: Vec<&str> = trace
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .collect();
+    let shown: Vec<&str> = lines.iter().take(LINES).map(|line| line.trim()).collect();
+    format!("{}{}", counted(&lines), shown.join("\n"))
+}
+
+/// How often each thread had each event.
+fn counted(lines: &[&str]) -> String {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for line in lines {
+        // `  vcpu0-257   [001] d..1.   273.347886: kvm_exit: …`
+        let mut words = line.split_whitespace();
+        if let (Some(thread), Some(event)) = (words.next(), words.nth(3)) {
+            *counts.entry((thread, event)).or_default() += 1;
+        }
+    }
+    let told = |((thread, event), count)| format!("{thread} {event} {count}\n");
+    counts.into_iter().map(told).collect()
 }
 
 /// Name, processor time in ticks, and what each thread waits for.
@@ -89,6 +107,19 @@ mod tests {
         let stat = "304 (vcpu 0) x) S 1 304 304 0 -1 4194560 1 0 0 0 27 15 0 0 20 0 5 0 88";
         assert_eq!(ticks(stat), 42);
         assert_eq!(ticks(""), 0);
+    }
+
+    #[test]
+    fn events_are_counted_by_thread() {
+        let lines = [
+            "  vcpu0-257     [001] d..1.   273.347886: kvm_exit: vcpu 0 reason hlt",
+            "  vcpu0-257     [001] d..1.   273.347996: kvm_entry: vcpu 0",
+            "  vcpu0-257     [001] d..1.   273.348886: kvm_exit: vcpu 0 reason msr",
+        ];
+        assert_eq!(
+            counted(&lines),
+            "vcpu0-257 kvm_entry: 1\nvcpu0-257 kvm_exit: 2\n"
+        );
     }
 
     #[test]
