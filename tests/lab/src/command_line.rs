@@ -82,12 +82,19 @@ pub struct Test {
     /// Print the names of the tests and run none
     #[arg(long)]
     pub list: bool,
-    /// Try what failed once more, on a fresh emulated host, and tell how it failed first:
+    /// Try what failed once more, or as often as is said, on a fresh emulated host, and tell how it failed first:
     /// emulated processors stumble now and then, whatever the monitor
-    #[arg(long)]
-    pub retry: bool,
+    #[arg(
+        long,
+        value_name = "TIMES",
+        num_args = 0..=1,
+        require_equals = true,
+        default_value_t = 0,
+        default_missing_value = "1"
+    )]
+    pub retry: u32,
     /// Begin no test when so many minutes have gone by: what is left is skipped, and told. What --retry tries again
-    /// has a quarter as long
+    /// has a quarter as long each time
     #[arg(long, value_name = "MINUTES")]
     pub within: Option<u64>,
     /// Tests, by name or by a part of it
