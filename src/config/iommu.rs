@@ -1,13 +1,13 @@
 //! `--iommu`: an IOMMU for the guest, in front of all its devices.
 
-use std::fmt;
 use std::str::FromStr;
 
 use iommu::vtd::Width;
-use serde::de::{self, Deserialize, Deserializer, Visitor};
+use serde::de::{self, Deserialize, Deserializer};
 
 use super::device::from_text;
 use super::option::{OptionError, Options, leading};
+use super::switch::Switch;
 use super::validate::{Problem, error};
 use super::{Assign, ConfigError, Given};
 
@@ -55,46 +55,6 @@ impl FromStr for CachingMode {
             "off" => Ok(Self::Off),
             _ => Err(format!("'{text}' is none of auto, on, off")),
         }
-    }
-}
-
-/// `on` or `off`; in the file also `true` or `false`.
-#[derive(Clone, Copy)]
-struct Switch(bool);
-
-impl FromStr for Switch {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "on" => Ok(Self(true)),
-            "off" => Ok(Self(false)),
-            _ => Err(format!("'{text}' is neither on nor off")),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Switch {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Either;
-
-        impl Visitor<'_> for Either {
-            type Value = Switch;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("on or off")
-            }
-
-            fn visit_bool<E: de::Error>(self, on: bool) -> Result<Switch, E> {
-                Ok(Switch(on))
-            }
-
-            fn visit_str<E: de::Error>(self, text: &str) -> Result<Switch, E> {
-                text.parse().map_err(E::custom)
-            }
-        }
-
-        deserializer.deserialize_any(Either)
     }
 }
 

@@ -20,6 +20,7 @@ mod origin;
 mod ports;
 mod settings;
 mod socket;
+mod switch;
 mod together;
 mod validate;
 mod vf;

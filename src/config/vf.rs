@@ -9,6 +9,7 @@ use pci::HostBdf;
 use serde::de::{self, Deserialize, Deserializer};
 
 use super::option::{OptionError, Options, leading, split};
+use super::switch::Switch;
 use super::{Assign, AssignSpec, DeviceSpec};
 use crate::host::{HostDevice, Rate, VfLink, VfSettings, Vlan};
 
@@ -32,8 +33,8 @@ fn settings(options: &Options) -> Result<VfSettings, OptionError> {
     Ok(VfSettings {
         mac: options.read::<Mac>("mac")?,
         vlan: options.read("vlan")?.map(|VlanId(vlan)| vlan),
-        trust: options.read("trust")?.map(|OnOff(on)| on),
-        spoofcheck: options.read("spoofcheck")?.map(|OnOff(on)| on),
+        trust: options.read("trust")?.map(|Switch(on)| on),
+        spoofcheck: options.read("spoofcheck")?.map(|Switch(on)| on),
         rate: options.read("rate")?.map(|MaxRate(rate)| rate),
         link: options.read("link")?,
     })
@@ -137,20 +138,6 @@ impl FromStr for MaxRate {
         let max = text.parse();
         let max = max.map_err(|_| format!("'{text}' is no rate; write Mbit/s, or 0 for no limit"));
         Ok(Self(Rate { min: 0, max: max? }))
-    }
-}
-
-struct OnOff(bool);
-
-impl FromStr for OnOff {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "on" => Ok(Self(true)),
-            "off" => Ok(Self(false)),
-            _ => Err(format!("'{text}' is neither on nor off")),
-        }
     }
 }
 
