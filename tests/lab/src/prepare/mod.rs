@@ -4,6 +4,7 @@
 
 mod apt;
 mod kernel;
+mod mend;
 mod qemu;
 mod tailored;
 

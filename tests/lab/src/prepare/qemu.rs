@@ -4,6 +4,7 @@
 //! 10.0.2 was seen to end in an assertion of its software TLB (`iotlb_to_section`), which 11 has no more.
 
 use super::apt::Apt;
+use super::mend::{Mended, mend};
 use super::step;
 use crate::error::{Context, Result, fail};
 use crate::process::output_of;
@@ -14,8 +15,10 @@ use std::process::Command;
 
 const PACKAGE: &str = "qemu-system-x86";
 const OLDEST_MAJOR: u32 = 11;
-/// How the directory of an unpacked one is called, before its version.
-const PREFIX: &str = "qemu-";
+/// How the directory of an unpacked one is called, before its version. A plain `qemu-` was one with a fault ([`mend`]).
+const PREFIX: &str = "mended-qemu-";
+/// Where the program itself is in it.
+const BINARY: &str = "usr/bin/qemu-system-x86_64";
 /// The script in it that starts it.
 const PROGRAM: &str = "qemu-system-x86_64";
 const SCRIPT: &str = r#"#!/bin/sh
@@ -40,6 +43,11 @@ pub fn find_or_fetch(directory: &Path, apt: &Apt) -> Result<PathBuf> {
     step("unpacking QEMU and its libraries", || {
         unpack(&archives, &root)
     })?;
+    if mend(&root.join(BINARY))? == Mended::Unknown {
+        eprintln!(
+            "lab: this build of QEMU is unknown: if guests hang, see tests/lab/src/prepare/mend.rs"
+        );
+    }
     let version = version_of(&root.join(PROGRAM))?;
     if major(&version).is_none_or(|major| major < OLDEST_MAJOR) {
         return fail(format!(
