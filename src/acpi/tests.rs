@@ -176,6 +176,13 @@ fn the_madt_tells_every_cpu_and_the_overrides() {
 }
 
 #[test]
+fn as_many_cpus_as_there_may_be_have_room() {
+    let ids: Vec<u32> = (0..crate::config::MAX_CPUS).collect();
+    let tables = tables(&ids, Native::default());
+    assert!(tables.image().len() as u64 <= EXTENDED_START - BIOS_AREA);
+}
+
+#[test]
 fn mcfg_covers_the_buses_there_are() {
     let mcfg = &walk(&tables(&[0], Native::default()))["MCFG"];
     assert_eq!((u64_at(mcfg, 44), mcfg[54], mcfg[55]), (0xb000_0000, 0, 7));

@@ -47,9 +47,11 @@ pub use together::{NotTogether, Together};
 pub use validate::{ConfigError, Problem};
 pub use vf::{NumberedVf, VfSpec};
 
-/// The most vCPUs a machine has: APIC ids up to 254 are reached by every guest without
-/// interrupt remapping.
-pub const MAX_CPUS: u32 = 255;
+/// The most vCPUs a machine has: as many as KVM makes by default, and whose ACPI tables have
+/// room below 1 MiB.
+pub const MAX_CPUS: u32 = 1024;
+/// The most whose APIC ids, up to 254, interrupts reach without remapping.
+pub const MAX_XAPIC_CPUS: u32 = 255;
 /// Drives of the IDE controller: two channels of two.
 pub const MAX_DRIVES: usize = 4;
 /// Network cards: devices 2 to 15 of the root bus.

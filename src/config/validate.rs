@@ -8,7 +8,8 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::{
-    Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_NETS, MAX_PORT, MIN_MEMORY, Machine, Memory,
+    Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_NETS, MAX_PORT, MAX_XAPIC_CPUS, MIN_MEMORY,
+    Machine, Memory,
     MemorySpec, Origin, Settings, SocketPathError, control, iommu, nets, ports,
 };
 use crate::host::{DescriptorError, Host, HostDevice};
@@ -55,6 +56,12 @@ pub enum Problem {
     /// Too few or too many vCPUs.
     #[error("{0} vCPUs are not possible; write a number from 1 to {MAX_CPUS}")]
     Cpus(u32),
+    /// More vCPUs than 8-bit APIC ids reach.
+    #[error(
+        "interrupts of devices reach more than {MAX_XAPIC_CPUS} vCPUs with 32-bit APIC ids only; \
+         add --iommu vtd, with neither eim=off nor intremap=off, or write at most {MAX_XAPIC_CPUS}"
+    )]
+    NarrowIds,
     /// Too little memory.
     #[error("{} is too little; a machine needs at least {}", display_size(*.0), display_size(MIN_MEMORY))]
     MemoryTooSmall(u64),
@@ -178,17 +185,18 @@ impl Settings {
         let mut ids = Once::new();
         let assigns = ports::assigns(assigns, &Host::this_machine(), &mut ids)?;
         let nets = nets::nets(self.net, &nets::host_identity(), &mut ids)?;
+        let iommu = iommu::iommu(self.iommu, &assigns)?;
         Ok(Machine {
             kernel: kernel.value,
             initrd: self.initrd.map(|g| g.value),
             cmdline: cmdline(self.cmdline)?,
-            cpus: cpus(self.cpus)?,
+            cpus: cpus(self.cpus, iommu.is_some_and(|unit| unit.eim))?,
             memory: memory(self.memory)?,
             disks: self.disk.into_iter().map(|g| g.value).collect(),
             cdroms: self.cdrom.into_iter().map(|g| g.value).collect(),
             nets,
             control: control::control(self.control, &assigns)?,
-            iommu: iommu::iommu(self.iommu, &assigns)?,
+            iommu,
             assigns,
             serial: self.serial.map(|g| g.value).unwrap_or_default(),
             no_reboot: self.no_reboot.is_some_and(|g| g.value),
@@ -211,14 +219,18 @@ fn cmdline(given: Option<Given<String>>) -> Result<String, ConfigError> {
     }
 }
 
-fn cpus(given: Option<Given<u32>>) -> Result<u32, ConfigError> {
-    match given {
-        None => Ok(1),
-        Some(g) if !(1..=MAX_CPUS).contains(&g.value) => {
-            Err(error(&g.origin, Problem::Cpus(g.value)))
-        }
-        Some(g) => Ok(g.value),
-    }
+fn cpus(given: Option<Given<u32>>, wide_ids: bool) -> Result<u32, ConfigError> {
+    let Some(Given { value, origin }) = given else {
+        return Ok(1);
+    };
+    let problem = if !(1..=MAX_CPUS).contains(&value) {
+        Problem::Cpus(value)
+    } else if value > MAX_XAPIC_CPUS && !wide_ids {
+        Problem::NarrowIds
+    } else {
+        return Ok(value);
+    };
+    Err(error(&origin, problem))
 }
 
 fn memory(given: Option<Given<MemorySpec>>) -> Result<Memory, ConfigError> {

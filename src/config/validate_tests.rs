@@ -85,14 +85,30 @@ fn files_that_cannot_be_opened_are_named_with_the_flag_and_the_cause() {
 }
 
 #[test]
+fn many_vcpus_need_wide_apic_ids() {
+    let folder = Folder::new();
+    let with = |cpus, iommu: Option<&str>| {
+        let mut s = folder.settings();
+        s.cpus = Some(Given::by_flag("--cpus", cpus));
+        s.iommu = iommu.map(|text| Given::by_flag("--iommu", text.parse().unwrap()));
+        s
+    };
+    for iommu in [None, Some("vtd,eim=off"), Some("vtd,intremap=off")] {
+        assert!(line(with(256, iommu)).starts_with("--cpus: interrupts of devices reach more"));
+        assert_eq!(with(255, iommu).validate().unwrap().cpus, 255);
+    }
+    assert_eq!(with(1024, Some("vtd")).validate().unwrap().cpus, 1024);
+}
+
+#[test]
 fn numbers_are_in_range() {
     let folder = Folder::new();
-    for cpus in [0, 256, u32::MAX] {
+    for cpus in [0, 1025, u32::MAX] {
         let mut s = folder.settings();
         s.cpus = Some(Given::by_flag("--cpus", cpus));
         assert_eq!(
             line(s),
-            format!("--cpus: {cpus} vCPUs are not possible; write a number from 1 to 255")
+            format!("--cpus: {cpus} vCPUs are not possible; write a number from 1 to 1024")
         );
     }
     for (memory, want) in [

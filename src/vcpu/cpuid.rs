@@ -59,7 +59,7 @@ fn adjust(entry: &mut kvm_cpuid_entry2, id: u32, cpus: u32, tsc_deadline: bool) 
     let ids = 1 << core_bits(cpus);
     match entry.function {
         LEAF_FEATURES => {
-            entry.ebx = entry.ebx & 0xffff | (id & 0xff) << 24 | (ids & 0xff) << 16;
+            entry.ebx = entry.ebx & 0xffff | (id & 0xff) << 24 | ids.min(0xff) << 16;
             entry.ecx |= ECX_HYPERVISOR | ECX_X2APIC;
             set(&mut entry.ecx, ECX_TSC_DEADLINE, tsc_deadline);
             set(&mut entry.edx, EDX_HTT, cpus > 1);
@@ -74,7 +74,7 @@ fn adjust(entry: &mut kvm_cpuid_entry2, id: u32, cpus: u32, tsc_deadline: bool) 
             entry.ecx &= !ECX_SGX_LAUNCH_CONTROL;
         }
         LEAF_AMD_SIZES => {
-            entry.ecx = entry.ecx & !0xf0ff | core_bits(cpus) << 12 | (cpus - 1) & 0xff;
+            entry.ecx = entry.ecx & !0xf0ff | core_bits(cpus) << 12 | (cpus - 1).min(0xff);
         }
         LEAF_AMD_TOPOLOGY => {
             entry.eax = id;
@@ -171,6 +171,14 @@ mod tests {
                 .iter()
                 .any(|e| e.function == LEAF_TOPOLOGY_V2)
         );
+    }
+
+    #[test]
+    fn fields_of_eight_bits_are_full_when_there_are_more() {
+        let table = table(&supported(), 287, 288, true);
+        assert_eq!(entry(&table, 1, 0).ebx, 31 << 24 | 255 << 16 | 0x800);
+        assert_eq!(entry(&table, LEAF_TOPOLOGY, 1).edx, 287);
+        assert_eq!(entry(&table, LEAF_AMD_SIZES, 0).ecx, 9 << 12 | 255);
     }
 
     #[test]

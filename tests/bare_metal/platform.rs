@@ -69,3 +69,11 @@ fn sixty_four_processors() {
     let _turn = in_company();
     passes("smp", "cpus=64", &["--cpus", "64"]);
 }
+
+/// More than APIC ids of 8 bits tell apart.
+#[test]
+fn two_hundred_and_eighty_eight_processors() {
+    let _turn = in_company();
+    let flags = ["--cpus", "288", "--iommu", "vtd"];
+    passes("smp", "cpus=288 x2apic=1", &flags);
+}

@@ -78,8 +78,7 @@ static void port_msi(void)
     provoke();
     arrives(PORT_VECTOR);
 
-    write64(VTD + VTD_IRTA, (u64)vtd_interrupts | 7);
-    vtd_command(GCMD_SIRTP, true);
+    vtd_interrupt_table(false);
     vtd_interrupt(9, PORT_VECTOR, lapic_id(), ROOT_PORT);
     vtd_command(GCMD_IRE, true);
     message(remappable(9), 0);

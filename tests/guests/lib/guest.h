@@ -160,6 +160,8 @@ enum {
 /* Interrupts on for a while, so that what is pending is taken. */
 void take_interrupts(void);
 void lapic_enable(void);
+/* From now on; other processors follow in lapic_enable(). */
+void lapic_use_x2apic(void);
 u32 lapic_id(void);
 void lapic_eoi(void);
 void lapic_send(u32 to, u32 command); /* and waits until it is sent */
@@ -178,6 +180,8 @@ u32 ioapic_read(u8 index);
 void ioapic_write(u8 index, u32 value);
 /* Low half: vector and flags; fixed delivery to physical LAPIC `to`. */
 void ioapic_route(u8 pin, u32 low, u32 to);
+/* An edge, in the remappable format (VT-d 4.1 5.1.5.1). */
+void ioapic_route_remapped(u8 pin, u32 index);
 u32 ioapic_entry(u8 pin);
 
 /* Both chips: vectors base and base + 8, all masked. */
@@ -208,7 +212,8 @@ void config_command(u16 bdf, u16 set, u16 clear);
 void random_seed(u64 seed);
 u64 random(void);
 
-/* Other processors (smp.c). Starts `count` of them; they come to processor_main(). */
+/* Other processors (smp.c), fewer than this. Starts `count` of them; they come to processor_main(). */
+#define MAX_PROCESSORS 1024
 void start_processors(u32 count);
 extern volatile u32 processors_arrived;
 

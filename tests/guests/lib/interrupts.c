@@ -54,12 +54,39 @@ void interrupts_init(void)
     pic_init(0x20);
 }
 
-/* Local APIC. */
+/* Local APIC, in memory or, as an x2APIC (ch. 11.12), in MSRs. */
+
+#define APIC_BASE 0x1b
+#define APIC_BASE_X2APIC (1 << 10)
+#define X2APIC 0x800
+
+static bool x2apic;
+
+static u32 lapic_read(u32 at)
+{
+    return x2apic ? (u32)read_msr(X2APIC + at / 16) : read32(LAPIC + at);
+}
+
+static void lapic_write(u32 at, u32 value)
+{
+    if (x2apic)
+        write_msr(X2APIC + at / 16, value);
+    else
+        write32(LAPIC + at, value);
+}
+
+void lapic_use_x2apic(void)
+{
+    x2apic = true;
+    lapic_enable();
+}
 
 void lapic_enable(void)
 {
-    write32(LAPIC + LAPIC_TPR, 0);
-    write32(LAPIC + LAPIC_SPURIOUS, 0x1ff);
+    if (x2apic)
+        write_msr(APIC_BASE, read_msr(APIC_BASE) | APIC_BASE_X2APIC);
+    lapic_write(LAPIC_TPR, 0);
+    lapic_write(LAPIC_SPURIOUS, 0x1ff);
 }
 
 /*
@@ -71,8 +98,8 @@ void take_interrupts(void)
 {
     interrupts_on();
     __asm__ volatile("nop");
-    write32(LAPIC + LAPIC_TPR, 0xf0);
-    write32(LAPIC + LAPIC_TPR, 0);
+    lapic_write(LAPIC_TPR, 0xf0);
+    lapic_write(LAPIC_TPR, 0);
     in8(0x80);
     for (u32 i = 0; i < 20; i++)
         pause();
@@ -82,12 +109,12 @@ void take_interrupts(void)
 
 u32 lapic_id(void)
 {
-    return read32(LAPIC + LAPIC_ID) >> 24;
+    return lapic_read(LAPIC_ID) >> (x2apic ? 0 : 24);
 }
 
 void lapic_eoi(void)
 {
-    write32(LAPIC + LAPIC_EOI, 0);
+    lapic_write(LAPIC_EOI, 0);
 }
 
 void end_at_lapic(struct frame *frame)
@@ -98,6 +125,11 @@ void end_at_lapic(struct frame *frame)
 
 void lapic_send(u32 to, u32 command)
 {
+    if (x2apic) {
+        barrier();
+        write_msr(X2APIC + LAPIC_ICR / 16, (u64)to << 32 | command);
+        return;
+    }
     write32(LAPIC + LAPIC_ICR_HIGH, to << 24);
     write32(LAPIC + LAPIC_ICR, command);
     while (read32(LAPIC + LAPIC_ICR) & 1 << 12)
@@ -106,7 +138,7 @@ void lapic_send(u32 to, u32 command)
 
 static bool lapic_bit(u32 registers, u8 vector)
 {
-    return read32(LAPIC + registers + 0x10 * (vector / 32)) >> vector % 32 & 1;
+    return lapic_read(registers + 0x10 * (vector / 32)) >> vector % 32 & 1;
 }
 
 bool lapic_pending(u8 vector)
@@ -159,6 +191,13 @@ void ioapic_route(u8 pin, u32 low, u32 to)
     ioapic_write(0x10 + 2 * pin, IOAPIC_MASKED);
     ioapic_write(0x11 + 2 * pin, to << 24);
     ioapic_write(0x10 + 2 * pin, low);
+}
+
+void ioapic_route_remapped(u8 pin, u32 index)
+{
+    ioapic_write(0x10 + 2 * pin, IOAPIC_MASKED);
+    ioapic_write(0x11 + 2 * pin, (index & 0x7fff) << 17 | 1 << 16);
+    ioapic_write(0x10 + 2 * pin, (index >> 15) << 11 | pin);
 }
 
 u32 ioapic_entry(u8 pin)

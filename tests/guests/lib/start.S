@@ -146,7 +146,7 @@ boot_stack:
     .skip 16384
 boot_stack_top:
 processor_stacks:
-    .skip 256 * 4096
+    .skip 1024 * 4096           /* MAX_PROCESSORS */
 start_info:
     .long 0
 processors_arrived:

@@ -4,7 +4,8 @@
 #define MASK 0x000ffffffffff000ul
 
 u64 vtd_root[512] ALIGNED(4096);
-u64 vtd_interrupts[2 * 256] ALIGNED(4096);
+u64 vtd_interrupts[2 * VTD_INTERRUPTS] ALIGNED(4096);
+static bool extended;
 static u64 contexts[512] ALIGNED(4096);
 static u64 pool[POOL][512] ALIGNED(4096);
 static u64 queue[512] ALIGNED(4096);
@@ -144,9 +145,20 @@ void vtd_expect_none(void)
     CHECK_EQ(read32(VTD + VTD_FSTS) & 0xff, 0);
 }
 
+void vtd_interrupt_table(bool eime)
+{
+    extended = eime;
+    u32 size = 0; /* 2 to the (size + 1) entries */
+    while (2u << size < VTD_INTERRUPTS)
+        size++;
+    write64(VTD + VTD_IRTA, (u64)vtd_interrupts | (eime ? 1 << 11 : 0) | size);
+    vtd_command(GCMD_SIRTP, true);
+}
+
 void vtd_interrupt(u32 index, u8 vector, u32 to, u16 source)
 {
+    CHECK(index < VTD_INTERRUPTS);
     vtd_interrupts[2 * index + 1] = 1 << 18 | source;
     barrier();
-    vtd_interrupts[2 * index] = (u64)to << 40 | (u64)vector << 16 | 1;
+    vtd_interrupts[2 * index] = (u64)to << (extended ? 32 : 40) | (u64)vector << 16 | 1;
 }

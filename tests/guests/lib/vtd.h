@@ -8,7 +8,8 @@
 enum {
     VTD_VER = 0x0, VTD_CAP = 0x8, VTD_ECAP = 0x10, VTD_GCMD = 0x18, VTD_GSTS = 0x1c,
     VTD_RTADDR = 0x20, VTD_FSTS = 0x34, VTD_FECTL = 0x38, VTD_FEDATA = 0x3c, VTD_FEADDR = 0x40,
-    VTD_IQH = 0x80, VTD_IQT = 0x88, VTD_IQA = 0x90, VTD_IQERCD = 0xb0, VTD_IRTA = 0xb8,
+    VTD_FEUADDR = 0x44, VTD_IQH = 0x80, VTD_IQT = 0x88, VTD_IQA = 0x90, VTD_IQERCD = 0xb0,
+    VTD_IRTA = 0xb8,
 };
 #define GCMD_TE 0x80000000u
 #define GCMD_SRTP 0x40000000u
@@ -52,7 +53,8 @@ void vtd_start(void);
 void vtd_expect(u8 reason, u16 source, u64 info, bool read);
 void vtd_expect_none(void);
 
-/* Interrupt entries: valid for `source` only. */
-extern u64 vtd_interrupts[2 * 256];
+/* Interrupt entries, with 32-bit LAPIC ids if `eime`, each valid for `source` only. */
+#define VTD_INTERRUPTS 1024
+void vtd_interrupt_table(bool eime);
 void vtd_interrupt(u32 index, u8 vector, u32 to, u16 source);
 #endif
