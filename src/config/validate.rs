@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::{
     Cdrom, Disk, Given, MAX_CPUS, MAX_DRIVES, MAX_NETS, MAX_PORT, MAX_XAPIC_CPUS, MIN_MEMORY,
-    Machine, Memory,
-    MemorySpec, Origin, Settings, SocketPathError, control, iommu, nets, ports,
+    Machine, Memory, MemorySpec, Origin, Settings, SocketPathError, control, iommu, nets, ports,
 };
 use crate::host::{DescriptorError, Host, HostDevice};
 use crate::memory::{HugePages, display_size};

@@ -64,7 +64,7 @@ pub fn tcp_send_all(to: SocketAddr, bytes: &[u8]) -> Result<u64> {
 /// Returns when the other side has it all and closes.
 fn finish_sending(mut stream: TcpStream, to: SocketAddr) -> Result<()> {
     stream.shutdown(std::net::Shutdown::Write).context(to)?;
-    let _ = stream.read(&mut [0; 1]);
+    let _ = stream.read_to_end(&mut Vec::new());
     Ok(())
 }
 

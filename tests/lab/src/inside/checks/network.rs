@@ -164,8 +164,7 @@ fn both_ways(
         ));
     }
 
-    // Not by nc, which sends a KiB at a time: passt (of March 2023) resets a connection over which only the guest has
-    // sent anything for 24 seconds.
+    // Not by nc, which sends a KiB at a time.
     let collected = transfer::collect(&listening)?;
     guest.sh_within(
         &format!("lab agent tcp-send-file {address_in_guest}:{PORT} /tmp/payload"),
