@@ -104,7 +104,7 @@ pub struct Test {
 /// What to measure.
 #[derive(Args)]
 pub struct Bench {
-    /// The figures of a running guest, or how long it takes to start one that owns a device
+    /// The figures of a running guest, how long it takes to start one that owns a device, or what its own IOMMU costs
     #[arg(value_enum, default_value_t)]
     pub what: Measured,
     /// Run fewer cases of `start`: guests of so many GiB
@@ -129,6 +129,8 @@ pub enum Measured {
     Running,
     /// From exec to the guest's first instruction, by memory and pages
     Start,
+    /// I/O without a VT-d for the guest and behind one, in strict mode
+    Vtd,
 }
 
 /// What a guest's memory is made of.

@@ -46,6 +46,10 @@ pub fn bench(bench: &Bench) -> Result<i32> {
     }
     let (memory, patience) = match bench.what {
         Measured::Running => (USUAL, 600),
+        Measured::Vtd => {
+            task += " vtd";
+            (USUAL, 900)
+        }
         Measured::Start => {
             let gib: Vec<String> = bench.sizes.iter().map(u32::to_string).collect();
             let pages: Vec<String> = bench.pages.iter().map(|pages| name_of(*pages)).collect();

@@ -14,25 +14,45 @@ use crate::topology::{
 };
 
 /// One line of the table: what, and how to say the figure.
-type Figure = (&'static str, String);
+pub(super) type Figure = (&'static str, String);
 
 /// Measures each monitor and tells the table.
 pub fn run(vmms: &[Vmm]) -> Result<()> {
     host::set_up()?;
-    let mut rows: Vec<Vec<String>> = Vec::new();
-    let mut heading = vec![String::new()];
+    let mut table = Table::default();
     for vmm in vmms {
-        heading.push(vmm.name().to_owned());
-        for (row, (what, figure)) in measure_one(*vmm)?.into_iter().enumerate() {
-            if rows.len() <= row {
-                rows.push(vec![what.to_owned()]);
+        table.column(vmm.name().to_owned(), measure_one(*vmm)?);
+    }
+    table.tell();
+    Ok(())
+}
+
+/// Figures side by side.
+#[derive(Default)]
+pub(super) struct Table {
+    heading: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// The next column; all have the same figures.
+    pub fn column(&mut self, heading: String, figures: Vec<Figure>) {
+        self.heading.push(heading);
+        for (row, (what, figure)) in figures.into_iter().enumerate() {
+            if self.rows.len() <= row {
+                self.rows.push(vec![what.to_owned()]);
             }
-            rows[row].push(figure);
+            self.rows[row].push(figure);
         }
     }
-    rows.insert(0, heading);
-    Event::Table { rows }.tell();
-    Ok(())
+
+    /// Shows it.
+    pub fn tell(self) {
+        let mut heading = vec![String::new()];
+        heading.extend(self.heading);
+        let rows = [vec![heading], self.rows].concat();
+        Event::Table { rows }.tell();
+    }
 }
 
 fn measure_one(vmm: Vmm) -> Result<Vec<Figure>> {
@@ -80,9 +100,9 @@ fn at_rest(guest: &Guest, exits: f64, processor: f64) -> Result<Vec<Figure>> {
 }
 
 fn ide(guest: &mut Guest) -> Result<Vec<Figure>> {
-    let small = measure::disk_reads(guest, "4k", 400)?;
-    let medium = measure::disk_reads(guest, "64k", 400)?;
-    let large = measure::disk_reads(guest, "1M", 64)?;
+    let small = measure::reads(guest, "sda", "4k", 400)?;
+    let medium = measure::reads(guest, "sda", "64k", 400)?;
+    let large = measure::reads(guest, "sda", "1M", 64)?;
     Ok(vec![
         (
             "IDE: exits per 4 KiB DMA read",
@@ -157,14 +177,14 @@ fn virtual_function(guest: &mut Guest, idle_exits: f64) -> Result<Vec<Figure>> {
     ])
 }
 
-fn whole(figure: f64) -> String {
+pub(super) fn whole(figure: f64) -> String {
     format!("{figure:.0}")
 }
 
-fn one_digit(figure: f64) -> String {
+pub(super) fn one_digit(figure: f64) -> String {
     format!("{figure:.1}")
 }
 
-fn two_digits(figure: f64) -> String {
+pub(super) fn two_digits(figure: f64) -> String {
     format!("{figure:.2}")
 }

@@ -64,11 +64,11 @@ fn costing(work: impl FnOnce() -> Result<(u64, Option<f64>)>) -> Result<Cost> {
     })
 }
 
-/// Reads from the disk past the page cache, `block` bytes at a time.
-pub fn disk_reads(guest: &mut Guest, block: &str, count: u64) -> Result<Cost> {
+/// Reads from a block device past the page cache, `block` bytes at a time.
+pub fn reads(guest: &mut Guest, device: &str, block: &str, count: u64) -> Result<Cost> {
     costing(|| {
         guest.sh_within(
-            &format!("dd if=/dev/sda of=/dev/null bs={block} count={count} iflag=direct 2>&1"),
+            &format!("dd if=/dev/{device} of=/dev/null bs={block} count={count} iflag=direct 2>&1"),
             PATIENCE,
         )?;
         Ok((count, None))

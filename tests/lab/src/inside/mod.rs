@@ -1,6 +1,7 @@
 //! The part of the lab that runs in the emulated host.
 
 mod autopsy;
+mod behind_vtd;
 mod bench;
 mod checks;
 mod control;
@@ -38,6 +39,7 @@ pub fn main(task: &Inside) -> Result<()> {
         Inside::Bench(bench) => match bench.what {
             Measured::Running => bench::run(&bench.vmms),
             Measured::Start => start::run(bench),
+            Measured::Vtd => behind_vtd::run(&bench.vmms),
         },
     }
 }

@@ -59,7 +59,7 @@ pub struct GuestSpec {
     pub serial: Option<String>,
     /// Where Sluice is to be controlled.
     pub control: Option<PathBuf>,
-    /// The value of an `--iommu`.
+    /// The value of an `--iommu`. QEMU's is then as Sluice's is by itself, and its machine a Q35.
     pub iommu: Option<&'static str>,
 }
 
@@ -205,15 +205,24 @@ fn sluice(guest: &GuestSpec) -> Command {
 
 fn qemu(guest: &GuestSpec) -> Command {
     let mut command = Command::new(from_environment("QEMU"));
+    // A Q35 has AHCI of its own.
+    let (machine, ide) = match guest.iommu {
+        None => ("pc,accel=kvm", "ide"),
+        Some(_) => ("q35,accel=kvm,kernel-irqchip=split", "piix"),
+    };
     command.args([
         "-machine",
-        "pc,accel=kvm",
+        machine,
         "-cpu",
         "host",
         "-nodefaults",
         "-display",
         "none",
     ]);
+    if guest.iommu.is_some() {
+        command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
+        command.args(["-device", "piix3-ide,id=piix"]);
+    }
     let (size, pages) = guest
         .memory
         .split_once(",hugepages=")
@@ -239,7 +248,7 @@ fn qemu(guest: &GuestSpec) -> Command {
                 disk.path.display()
             ),
         ]);
-        command.args(["-device", "ide-hd,bus=ide.0,drive=disk"]);
+        command.args(["-device", &format!("ide-hd,bus={ide}.0,drive=disk")]);
     }
     if let Some(cdrom) = &guest.cdrom {
         command.args([
@@ -249,7 +258,7 @@ fn qemu(guest: &GuestSpec) -> Command {
                 cdrom.display()
             ),
         ]);
-        command.args(["-device", "ide-cd,bus=ide.1,drive=cdrom"]);
+        command.args(["-device", &format!("ide-cd,bus={ide}.1,drive=cdrom")]);
     }
     match guest.network {
         Some(Network::Tap(tap)) => {

@@ -65,7 +65,7 @@ fn ide(rig: &mut Rig, cpus: u32) -> Result<()> {
     rig.only_sluice()?;
     let guest = rig.guest(Fixture::Everything(cpus))?;
     ide_up(guest)?;
-    let cost = measure::disk_reads(guest, "4k", 300)?;
+    let cost = measure::reads(guest, "sda", "4k", 300)?;
     within("exits per 4 KiB DMA read", cost.exits_each(), 18.0)
 }
 

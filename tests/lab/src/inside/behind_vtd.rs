@@ -1,0 +1,112 @@
+//! `cargo lab bench vtd`, the inside half: what a VT-d of the guest's own costs it in strict mode, where every transfer
+//! is mapped before and unmapped after, and the unit hears of both.
+
+use super::bench::{Figure, Table, one_digit, two_digits, whole};
+use super::guest::Guest;
+use super::host;
+use super::linux::{ide_up, network_up, wait_for_block_device};
+use super::measure::{self, megabytes_a_second};
+use super::media::Disk;
+use super::rig::Rig;
+use super::sysfs;
+use super::vmm::{GuestSpec, Network, Vmm};
+use crate::error::Result;
+use crate::events::say;
+use crate::topology::{
+    NVME, PF_ADDRESS, PHYSICAL_FUNCTION, TAP, TAP_ADDRESS, TAP_GUEST_ADDRESS, VF_GUEST_ADDRESS,
+    VIRTUAL_FUNCTIONS,
+};
+
+/// Measures each monitor without one and with one, and tells the table.
+pub fn run(vmms: &[Vmm]) -> Result<()> {
+    host::set_up()?;
+    let mut table = Table::default();
+    for vmm in vmms {
+        for (iommu, suffix) in [(None, ""), (Some("vtd"), ", VT-d")] {
+            let heading = format!("{}{suffix}", vmm.name());
+            say(format!("{heading}: starting the guest"));
+            table.column(heading, measure_one(*vmm, iommu)?);
+        }
+    }
+    table.tell();
+    Ok(())
+}
+
+fn measure_one(vmm: Vmm, iommu: Option<&'static str>) -> Result<Vec<Figure>> {
+    let rig = Rig::new(vmm)?;
+    let spec = GuestSpec {
+        disk: Some(Disk {
+            read_only: false,
+            ..Disk::random(rig.file("bench.img"), 64 << 20)?
+        }),
+        network: Some(Network::Tap(TAP)),
+        assign: vec![VIRTUAL_FUNCTIONS[0], NVME],
+        iommu,
+        extra_cmdline: if iommu.is_some() {
+            "intel_iommu=on iommu.strict=1"
+        } else {
+            ""
+        },
+        ..GuestSpec::new(1)
+    };
+    let mut guest = Guest::boot(vmm, &spec)?;
+    ide_up(&mut guest)?;
+    network_up(&mut guest, "e1000", TAP_GUEST_ADDRESS)?;
+    network_up(&mut guest, "igbvf", VF_GUEST_ADDRESS)?;
+    guest.sh("modprobe nvme")?;
+    wait_for_block_device(&mut guest, "nvme0n1")?;
+    let mut figures = assigned(&mut guest)?;
+    figures.extend(emulated(&mut guest)?);
+    guest.power_off()?;
+    Ok(figures)
+}
+
+/// Their data does not pass the monitor: behind a VT-d, all of its exits are about mappings.
+fn assigned(guest: &mut Guest) -> Result<Vec<Figure>> {
+    let nvme = measure::reads(guest, "nvme0n1", "4k", 2000)?;
+    let large = measure::reads(guest, "nvme0n1", "1M", 100)?;
+    let interface = sysfs::interface(PHYSICAL_FUNCTION)?;
+    let sent = measure::udp_out(guest, 4000, PF_ADDRESS, &interface)?;
+    Ok(vec![
+        (
+            "NVMe: 4 KiB reads a second, a map and an unmap each",
+            whole(nvme.rate()),
+        ),
+        ("NVMe: exits per 4 KiB read", two_digits(nvme.exits_each())),
+        ("NVMe: 1 MiB reads, MiB/s", one_digit(large.rate())),
+        ("VF: small UDP packets sent a second", whole(sent.rate())),
+        (
+            "VF: exits per UDP packet sent",
+            two_digits(sent.exits_each()),
+        ),
+    ])
+}
+
+fn emulated(guest: &mut Guest) -> Result<Vec<Figure>> {
+    let small = measure::reads(guest, "sda", "4k", 400)?;
+    let large = measure::reads(guest, "sda", "1M", 64)?;
+    let sent = measure::udp_out(guest, 4000, TAP_ADDRESS, measure::tap())?;
+    let out = measure::tcp_out(guest, 16_000_000)?;
+    let into = measure::tcp_in(guest, 16_000_000)?;
+    Ok(vec![
+        (
+            "IDE: exits per 4 KiB DMA read",
+            one_digit(small.exits_each()),
+        ),
+        ("IDE: 4 KiB reads a second", whole(small.rate())),
+        ("IDE: 1 MiB reads, MiB/s", one_digit(large.rate())),
+        (
+            "e1000: exits per small UDP packet sent",
+            two_digits(sent.exits_each()),
+        ),
+        ("e1000: small UDP packets sent a second", whole(sent.rate())),
+        (
+            "e1000: TCP out of the guest, MB/s",
+            one_digit(megabytes_a_second(&out)),
+        ),
+        (
+            "e1000: TCP into the guest, MB/s",
+            one_digit(megabytes_a_second(&into)),
+        ),
+    ])
+}
