@@ -9,7 +9,7 @@ use super::device::from_text;
 use super::option::{OptionError, Options, leading};
 use super::switch::Switch;
 use super::validate::{Problem, error};
-use super::{Assign, ConfigError, Given};
+use super::{Assign, ConfigError, Control, Given};
 
 /// An IOMMU for the guest: a VT-d unit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
@@ -36,7 +36,7 @@ pub struct IommuSpec {
     snoop_control: bool,
 }
 
-/// `auto` is `on`, as a device may be assigned at any time.
+/// `auto` is `on` where a device is assigned or may come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 enum CachingMode {
     #[default]
@@ -162,10 +162,11 @@ impl<'de> Deserialize<'de> for IommuSpec {
     }
 }
 
-/// Checks that it can be, with these devices behind it.
+/// Checks that it can be, with these devices behind it, and perhaps others at run time.
 pub(super) fn iommu(
     given: Option<Given<IommuSpec>>,
     assigns: &[Assign],
+    control: Option<&Control>,
 ) -> Result<Option<Iommu>, ConfigError> {
     let Some(Given { value, origin }) = given else {
         return Ok(None);
@@ -173,7 +174,11 @@ pub(super) fn iommu(
     if value.eim == Some(true) && !value.interrupt_remapping {
         return Err(error(&origin, Problem::EimAlone));
     }
-    let caching_mode = value.caching_mode != CachingMode::Off;
+    let caching_mode = match value.caching_mode {
+        CachingMode::On => true,
+        CachingMode::Off => false,
+        CachingMode::Auto => !assigns.is_empty() || control.is_some_and(|it| it.ports > 0),
+    };
     if let (false, Some(assign)) = (caching_mode, assigns.first()) {
         return Err(error(&origin, Problem::NoCachingMode(assign.device)));
     }
@@ -192,8 +197,16 @@ mod tests {
     use super::*;
 
     fn made(text: &str) -> Result<Iommu, String> {
+        made_with(text, None)
+    }
+
+    fn made_with(text: &str, ports: Option<u8>) -> Result<Iommu, String> {
         let spec = text.parse().map_err(|e: OptionError| e.to_string())?;
-        let made = iommu(Some(Given::by_flag("--iommu", spec)), &[]);
+        let control = ports.map(|ports| Control {
+            path: "/run/vm".into(),
+            ports,
+        });
+        let made = iommu(Some(Given::by_flag("--iommu", spec)), &[], control.as_ref());
         let made = made.map_err(|e| e.problem.to_string())?;
         Ok(made.unwrap())
     }
@@ -208,7 +221,7 @@ mod tests {
             width: Width::Bits48,
             interrupt_remapping: true,
             eim: true,
-            caching_mode: true,
+            caching_mode: false,
             snoop_control: false,
         };
         assert_eq!(made("vtd"), Ok(all));
@@ -216,14 +229,28 @@ mod tests {
             width: Width::Bits39,
             interrupt_remapping: false,
             eim: false,
-            caching_mode: false,
+            caching_mode: true,
             snoop_control: true,
         };
-        let text = "vtd,aw=39,intremap=off,caching-mode=off,snoop-control=on";
+        let text = "vtd,aw=39,intremap=off,caching-mode=on,snoop-control=on";
         assert_eq!(made(text), Ok(few));
         let xapic = Iommu { eim: false, ..all };
         assert_eq!(made("vtd,eim=off,caching-mode=auto"), Ok(xapic));
-        assert_eq!(iommu(None, &[]).unwrap(), None);
+        assert_eq!(iommu(None, &[], None).unwrap(), None);
+    }
+
+    #[test]
+    fn caching_mode_is_on_by_itself_where_a_device_may_come() {
+        for (text, ports, on) in [
+            ("vtd", None, false),
+            ("vtd", Some(0), false),
+            ("vtd", Some(1), true),
+            ("vtd,caching-mode=off", Some(1), false),
+            ("vtd,caching-mode=on", None, true),
+        ] {
+            let made = made_with(text, ports).unwrap();
+            assert_eq!(made.caching_mode, on, "{text} {ports:?}");
+        }
     }
 
     #[test]

@@ -184,7 +184,8 @@ impl Settings {
         let mut ids = Once::new();
         let assigns = ports::assigns(assigns, &Host::this_machine(), &mut ids)?;
         let nets = nets::nets(self.net, &nets::host_identity(), &mut ids)?;
-        let iommu = iommu::iommu(self.iommu, &assigns)?;
+        let control = control::control(self.control, &assigns)?;
+        let iommu = iommu::iommu(self.iommu, &assigns, control.as_ref())?;
         Ok(Machine {
             kernel: kernel.value,
             initrd: self.initrd.map(|g| g.value),
@@ -194,7 +195,7 @@ impl Settings {
             disks: self.disk.into_iter().map(|g| g.value).collect(),
             cdroms: self.cdrom.into_iter().map(|g| g.value).collect(),
             nets,
-            control: control::control(self.control, &assigns)?,
+            control,
             iommu,
             assigns,
             serial: self.serial.map(|g| g.value).unwrap_or_default(),

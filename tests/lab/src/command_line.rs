@@ -129,7 +129,7 @@ pub enum Measured {
     Running,
     /// From exec to the guest's first instruction, by memory and pages
     Start,
-    /// I/O without a VT-d for the guest and behind one, in strict mode
+    /// I/O without a VT-d for the guest and behind one
     Vtd,
 }
 

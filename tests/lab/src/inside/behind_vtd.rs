@@ -1,5 +1,6 @@
-//! `cargo lab bench vtd`, the inside half: what a VT-d of the guest's own costs it in strict mode, where every transfer
-//! is mapped before and unmapped after, and the unit hears of both.
+//! `cargo lab bench vtd`, the inside half: what a VT-d of the guest's own costs it. With assigned devices in strict
+//! mode, where every transfer is mapped before and unmapped after and the unit hears of both; with emulated ones as
+//! Linux has it by itself.
 
 use super::bench::{Figure, Table, one_digit, two_digits, whole};
 use super::guest::Guest;
@@ -34,28 +35,31 @@ pub fn run(vmms: &[Vmm]) -> Result<()> {
 
 fn measure_one(vmm: Vmm, iommu: Option<&'static str>) -> Result<Vec<Figure>> {
     let rig = Rig::new(vmm)?;
-    let spec = GuestSpec {
-        disk: Some(Disk {
-            read_only: false,
-            ..Disk::random(rig.file("bench.img"), 64 << 20)?
-        }),
-        network: Some(Network::Tap(TAP)),
-        assign: vec![VIRTUAL_FUNCTIONS[0], NVME],
+    let spec = |cmdline| GuestSpec {
         iommu,
-        extra_cmdline: if iommu.is_some() {
-            "intel_iommu=on iommu.strict=1"
-        } else {
-            ""
-        },
+        extra_cmdline: if iommu.is_some() { cmdline } else { "" },
         ..GuestSpec::new(1)
     };
-    let mut guest = Guest::boot(vmm, &spec)?;
-    ide_up(&mut guest)?;
-    network_up(&mut guest, "e1000", TAP_GUEST_ADDRESS)?;
-    network_up(&mut guest, "igbvf", VF_GUEST_ADDRESS)?;
-    guest.sh("modprobe nvme")?;
-    wait_for_block_device(&mut guest, "nvme0n1")?;
+    let mut guest = Guest::boot(
+        vmm,
+        &GuestSpec {
+            assign: vec![VIRTUAL_FUNCTIONS[0], NVME],
+            ..spec("intel_iommu=on iommu.strict=1")
+        },
+    )?;
     let mut figures = assigned(&mut guest)?;
+    guest.power_off()?;
+    let mut guest = Guest::boot(
+        vmm,
+        &GuestSpec {
+            disk: Some(Disk {
+                read_only: false,
+                ..Disk::random(rig.file("bench.img"), 64 << 20)?
+            }),
+            network: Some(Network::Tap(TAP)),
+            ..spec("intel_iommu=on")
+        },
+    )?;
     figures.extend(emulated(&mut guest)?);
     guest.power_off()?;
     Ok(figures)
@@ -63,6 +67,9 @@ fn measure_one(vmm: Vmm, iommu: Option<&'static str>) -> Result<Vec<Figure>> {
 
 /// Their data does not pass the monitor: behind a VT-d, all of its exits are about mappings.
 fn assigned(guest: &mut Guest) -> Result<Vec<Figure>> {
+    network_up(guest, "igbvf", VF_GUEST_ADDRESS)?;
+    guest.sh("modprobe nvme")?;
+    wait_for_block_device(guest, "nvme0n1")?;
     let nvme = measure::reads(guest, "nvme0n1", "4k", 2000)?;
     let large = measure::reads(guest, "nvme0n1", "1M", 100)?;
     let interface = sysfs::interface(PHYSICAL_FUNCTION)?;
@@ -83,6 +90,8 @@ fn assigned(guest: &mut Guest) -> Result<Vec<Figure>> {
 }
 
 fn emulated(guest: &mut Guest) -> Result<Vec<Figure>> {
+    ide_up(guest)?;
+    network_up(guest, "e1000", TAP_GUEST_ADDRESS)?;
     let small = measure::reads(guest, "sda", "4k", 400)?;
     let large = measure::reads(guest, "sda", "1M", 64)?;
     let sent = measure::udp_out(guest, 4000, TAP_ADDRESS, measure::tap())?;

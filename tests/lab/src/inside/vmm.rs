@@ -220,7 +220,11 @@ fn qemu(guest: &GuestSpec) -> Command {
         "none",
     ]);
     if guest.iommu.is_some() {
-        command.args(["-device", "intel-iommu,intremap=on,caching-mode=on"]);
+        let caching = if guest.assign.is_empty() { "off" } else { "on" };
+        command.args([
+            "-device",
+            &format!("intel-iommu,intremap=on,caching-mode={caching}"),
+        ]);
         command.args(["-device", "piix3-ide,id=piix"]);
     }
     let (size, pages) = guest

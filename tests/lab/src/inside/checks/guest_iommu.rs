@@ -171,7 +171,7 @@ fn as_it_comes(rig: &mut Rig, cpus: u32) -> Result<()> {
 
 fn lazy(rig: &mut Rig, cpus: u32) -> Result<()> {
     let spec = emulated(rig, cpus, "intel_iommu=on")?;
-    let mut guest = boot(rig, "vtd,caching-mode=off", spec)?;
+    let mut guest = boot(rig, "vtd", spec)?;
     expect_groups(&mut guest, "DMA-FQ")?;
     use_emulated(&mut guest)?;
     expect_no_faults(&mut guest)?;
