@@ -3,6 +3,7 @@
 
 use super::Check;
 use super::assignment::{ping_over_vf, use_nvme};
+use super::iommu_interfaces::boot_through;
 use crate::error::{Result, fail};
 use crate::inside::control::Control;
 use crate::inside::guest::{Guest, expect_success};
@@ -148,9 +149,26 @@ fn expect_no_faults(guest: &mut Guest) -> Result<()> {
     }
 }
 
+const STRICT: &str = "intel_iommu=on iommu.strict=1";
+
 fn strict(rig: &mut Rig, cpus: u32) -> Result<()> {
-    let spec = everything(rig, cpus, "intel_iommu=on iommu.strict=1")?;
-    let mut guest = boot(rig, "vtd", spec)?;
+    let spec = everything(rig, cpus, STRICT)?;
+    let guest = boot(rig, "vtd", spec)?;
+    use_strictly(guest)
+}
+
+/// The host's side of it in IOASes of iommufd.
+pub(super) fn strict_through_iommufd(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = GuestSpec {
+        assign_options: ",iommu=iommufd",
+        iommu: Some("vtd"),
+        ..everything(rig, cpus, STRICT)?
+    };
+    let guest = boot_through(rig, "iommufd", &spec)?;
+    use_strictly(guest)
+}
+
+fn use_strictly(mut guest: Guest) -> Result<()> {
     says(&mut guest, "DMAR-IR: Enabled IRQ remapping in x2apic mode")?;
     says(&mut guest, "invalidation policy: strict mode")?;
     expect_groups(&mut guest, "DMA")?;
@@ -189,7 +207,7 @@ fn not_turned_on(rig: &mut Rig, cpus: u32) -> Result<()> {
 
 /// Until its kernel has turned translation on again, devices reach what they reach without.
 fn reboot(rig: &mut Rig, cpus: u32) -> Result<()> {
-    let spec = everything(rig, cpus, "intel_iommu=on iommu.strict=1")?;
+    let spec = everything(rig, cpus, STRICT)?;
     let mut guest = boot(rig, "vtd", spec)?;
     ping_over_vf(&mut guest)?;
     guest.type_command("reboot -f")?;
@@ -204,7 +222,7 @@ fn hotplug(rig: &mut Rig, cpus: u32) -> Result<()> {
     let control = Control(rig.file("behind-vtd.socket"));
     let spec = GuestSpec {
         control: Some(control.0.clone()),
-        ..emulated(rig, cpus, "intel_iommu=on iommu.strict=1")?
+        ..emulated(rig, cpus, STRICT)?
     };
     let mut guest = boot(rig, "vtd", spec)?;
     guest.sh("modprobe igbvf")?;

@@ -4,6 +4,7 @@
 use super::assignment::{ping_over_vf, use_e1000e, use_nvme};
 use super::display::{MAPPING_BARS, use_display};
 use super::drivers::{use_physical_function, use_xhci};
+use super::guest_iommu::strict_through_iommufd;
 use super::interrupts::nobody_complains;
 use super::operator::refused;
 use super::{Check, reset};
@@ -57,6 +58,7 @@ pub const ON_TAILORED: &[Check] = &[
     check("iommufd-mtty-without-msi", 400, |rig, cpus| {
         mtty(rig, cpus, "iommufd", "", "pci=nomsi")
     }),
+    check("iommufd-behind-a-vtd", 300, strict_through_iommufd),
     check("device-file-inherited", 240, inherited),
     check("type1-where-there-is-no-iommufd", 180, fallback),
     check("error-interfaces-to-the-iommu", 60, wrong_lines),
@@ -79,7 +81,7 @@ fn tailored_host_kernel(_: &mut Rig, _: u32) -> Result<()> {
 }
 
 /// Boots a guest and sees that its devices were opened through this interface.
-fn boot_through(rig: &mut Rig, interface: &str, spec: &GuestSpec) -> Result<Guest> {
+pub(super) fn boot_through(rig: &mut Rig, interface: &str, spec: &GuestSpec) -> Result<Guest> {
     rig.only_sluice()?;
     let guest = rig.boot(spec)?;
     let log = guest.complaints();
