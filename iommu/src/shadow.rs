@@ -17,6 +17,9 @@
 //!
 //! A shadow keeps its unit. The unit's sink, which the unit keeps, is to hold shadows weakly.
 //!
+//! What the host does not map, or a limit forbids, is a fault that the unit records at once, as
+//! the device's own accesses fault in the host, where the guest does not see them.
+//!
 //! Where it differs from the guest's tables:
 //! - What is not RAM, such as another device's registers, is not mapped.
 //! - What the guest lets the device only write, it may read too: [`HostMapper`] has no
@@ -255,14 +258,18 @@ impl Shadow {
         let (wanted, complete) = self.wanted(state.space, &range);
         let mut followed = Followed::default();
         let kept = self.unmap_unwanted(state, &wanted, &range, &mut followed)?;
-        let within = self.map_missing(state, &wanted.missing(&kept), &mut followed)?;
-        if complete && within {
-            Ok(followed)
-        } else {
-            Err(ShadowError::Limit {
-                name: self.config.name.clone(),
-            })
+        let shortfall = self.map_missing(state, &wanted.missing(&kept), &mut followed);
+        let shortfall = shortfall.or_else(|| {
+            let iova = wanted.runs.last().map_or(range.start, Run::end);
+            (!complete).then(|| Shortfall::limit(iova))
+        });
+        let Some(shortfall) = shortfall else {
+            return Ok(followed);
+        };
+        for requester in &state.requesters {
+            self.config.vtd.record_unreached(*requester, shortfall.iova);
         }
+        Err(shortfall.error(&self.config.name))
     }
 
     /// What the device is to reach in `range`; false if that is not all of it.
@@ -337,20 +344,19 @@ impl Shadow {
         }
     }
 
-    /// Maps what is missing, as far as the host and the limits allow; false if a limit did not.
+    /// Maps what is missing, as far as the host and the limits allow.
     fn map_missing(
         &self,
         state: &mut State,
         missing: &[Run],
         followed: &mut Followed,
-    ) -> Result<bool, ShadowError> {
+    ) -> Option<Shortfall> {
         let limits = &self.config.limits;
-        let (mut within, mut failed, mut first) = (true, 0, None);
+        let mut shortfall = None;
         for run in missing {
             let bytes = state.bytes.saturating_add(run.len);
             if state.mapped.len() >= limits.mappings || bytes > limits.bytes {
-                within = false;
-                break;
+                return shortfall.or_else(|| Some(Shortfall::limit(run.iova)));
             }
             match self.map(run) {
                 Ok(()) => {
@@ -359,19 +365,13 @@ impl Shadow {
                     followed.mapped += run.len;
                 }
                 Err(error) => {
-                    failed += 1;
-                    first = first.or(Some(error));
+                    let shortfall = shortfall.get_or_insert(Shortfall::limit(run.iova));
+                    shortfall.failed += 1;
+                    shortfall.source.get_or_insert(error);
                 }
             }
         }
-        match first {
-            None => Ok(within),
-            Some(source) => Err(ShadowError::Map {
-                name: self.config.name.clone(),
-                failed,
-                source,
-            }),
-        }
+        shortfall
     }
 
     fn map(&self, run: &Run) -> Result<(), MapError> {
@@ -391,6 +391,38 @@ impl Shadow {
             self.config
                 .mapper
                 .map(run.iova, host, run.len, run.writable)
+        }
+    }
+}
+
+/// What a device does not reach although the guest maps it.
+struct Shortfall {
+    /// The first I/O virtual address of it.
+    iova: u64,
+    /// How many ranges the host did not map.
+    failed: usize,
+    /// What the host said, the first time; nothing if a limit was reached before.
+    source: Option<MapError>,
+}
+
+impl Shortfall {
+    fn limit(iova: u64) -> Self {
+        Self {
+            iova,
+            failed: 0,
+            source: None,
+        }
+    }
+
+    fn error(self, name: &Arc<str>) -> ShadowError {
+        let name = name.clone();
+        match self.source {
+            None => ShadowError::Limit { name },
+            Some(source) => ShadowError::Map {
+                name,
+                failed: self.failed,
+                source,
+            },
         }
     }
 }

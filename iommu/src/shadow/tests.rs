@@ -64,6 +64,15 @@ impl Shadowed {
         self.host.reach(iova)
     }
 
+    /// What the unit has recorded since: who does not reach what.
+    fn faults(&self) -> Vec<(Bdf, u64)> {
+        let faults = self.rig.take_faults().into_iter();
+        faults
+            .inspect(|fault| assert_eq!((fault.reason, fault.read), (0x07, true)))
+            .map(|fault| (fault.source, fault.info))
+            .collect()
+    }
+
     fn runs(&self) -> Vec<(u64, u64)> {
         self.host.runs()
     }
@@ -351,9 +360,19 @@ fn a_mapping_that_fails_is_told_and_tried_again() {
     );
     assert_eq!(s.runs(), [(0x1000, 0x1000), (0x5000, 0x1000)]);
     assert_eq!(s.shadow.mapped_bytes(), 0x2000);
+    assert_eq!(s.faults(), [(NIC, 0x3000)]);
     s.host.fail_nothing();
     s.shadow.follow(TranslationChange::Domain(5)).unwrap();
     assert_eq!(s.runs().len(), 3);
+    assert_eq!(s.faults(), []);
+}
+
+#[test]
+fn what_fails_while_translation_is_off_is_no_fault_of_the_guests() {
+    let s = Shadowed::off(ShadowLimits::default());
+    s.host.fail_map(0);
+    assert!(s.shadow.replay().is_err());
+    assert_eq!(s.faults(), []);
 }
 
 #[test]
@@ -388,6 +407,7 @@ fn mappings_are_limited() {
     }
     assert!(matches!(s.shadow.replay(), Err(ShadowError::Limit { .. })));
     assert_eq!(s.shadow.mappings(), 3);
+    assert_eq!(s.faults().len(), 1);
     // What is there goes all the same, and makes room.
     s.map(0, 0, 0);
     assert!(s.shadow.follow(TranslationChange::All).is_err());
@@ -408,6 +428,7 @@ fn bytes_are_limited() {
     }
     assert!(matches!(s.shadow.replay(), Err(ShadowError::Limit { .. })));
     assert_eq!(s.shadow.mapped_bytes(), 0x3000);
+    assert_eq!(s.faults(), [(NIC, 3 << 13)]);
 }
 
 #[test]

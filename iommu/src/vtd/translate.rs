@@ -137,6 +137,19 @@ impl Vtd {
         Ok(Translation { gpa, len })
     }
 
+    /// Records that a requester does not reach what the tables map for it at `iova`: whoever
+    /// mirrors them could not. The manual has no reason for that; to the guest it is as if an
+    /// entry could not be read.
+    pub(crate) fn record_unreached(&self, requester: Bdf, iova: u64) {
+        if !self.live.mode().translates() {
+            return;
+        }
+        if let Ok(context) = self.find_context(requester) {
+            let denied = context.denies(FaultReason::PageTableAccess);
+            self.block(requester, iova, Access::Read, denied);
+        }
+    }
+
     fn block(&self, source: Bdf, iova: u64, access: Access, denied: Denied) {
         if denied.fault_disable {
             return;
