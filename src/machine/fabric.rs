@@ -42,6 +42,10 @@ pub struct Fabric {
 impl Fabric {
     /// A DMA engine and message source of its own for a new function.
     pub fn dma(&self) -> Dma {
-        Dma::new(self.ram.clone(), self.remapper.clone(), self.msi.clone())
+        let (ram, remapper, msi) = (self.ram.clone(), self.remapper.clone(), self.msi.clone());
+        match &self.behind {
+            Some(behind) => Dma::drained(ram, remapper, msi, &behind.drain),
+            None => Dma::new(ram, remapper, msi),
+        }
     }
 }

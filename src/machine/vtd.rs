@@ -8,7 +8,7 @@ use devices::platform::vtd::VtdRegisters;
 use iommu::vtd::{PAGE_SIZE, TranslationChange, Vtd, VtdConfig, VtdSink};
 use pci::{MsiMessage, Space};
 
-use devices::dma::GuestRam;
+use devices::dma::{Drain, GuestRam};
 
 use super::Error;
 use super::assigned::{Behind, Followers};
@@ -57,16 +57,18 @@ impl Unit {
             caching_mode,
             snoop_control,
             device_tlb: false,
-            // Emulated devices are not waited for.
-            draining: false,
+            draining: true,
             wide_descriptors: false,
         };
         let listener = Arc::new(Listener {
             msi: parts.msi,
             followers: Arc::default(),
+            drain: Arc::default(),
+            vtd: OnceLock::new(),
             interrupts: OnceLock::new(),
         });
         let vtd = Arc::new(Vtd::new(config, parts.ram, listener.clone()));
+        let _ = listener.vtd.set(Arc::downgrade(&vtd));
         let registers = parts.installer.install(Placement {
             space: Space::Memory,
             base: VTD_BASE,
@@ -93,6 +95,7 @@ impl Unit {
         Behind {
             vtd: self.vtd.clone(),
             followers: self.listener.followers.clone(),
+            drain: self.listener.drain.clone(),
         }
     }
 
@@ -107,6 +110,8 @@ impl Unit {
 struct Listener {
     msi: Arc<dyn MsiSink>,
     followers: Arc<Followers>,
+    drain: Arc<Drain>,
+    vtd: OnceLock<Weak<Vtd>>,
     interrupts: OnceLock<(Weak<Controllers>, Weak<Routes>)>,
 }
 
@@ -117,6 +122,11 @@ impl VtdSink for Listener {
 
     fn translations_changed(&self, change: TranslationChange) {
         self.followers.follow(change);
+        let vtd = self.vtd.get().and_then(Weak::upgrade);
+        self.drain.wait(|requester| match &vtd {
+            Some(vtd) => change.concerns(requester, vtd.domain_of(requester)),
+            None => true,
+        });
     }
 
     /// All are resolved anew whichever changed: those that stay what they were cost a look into

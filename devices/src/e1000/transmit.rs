@@ -13,7 +13,7 @@ use vm_memory::VolatileSlice;
 use super::descriptors::{Context, Kind, ReadAhead, Ring, TransmitDescriptor};
 use super::nic::{Nic, Outcome, Wire};
 use super::offload::{Work, work};
-use crate::dma::DmaError;
+use crate::dma::{DmaError, UnderWay};
 use crate::net::offload::segment_count;
 use crate::net::{Mac, Offload, Packet, Sent};
 
@@ -86,6 +86,7 @@ impl Transmitter {
         mut send: impl FnMut(&Packet<'_>, Wire) -> Sent,
     ) -> Outcome {
         self.ahead.forget();
+        let under_way = nic.dma.begin();
         let mut body = Vec::new();
         for _ in 0..BATCH {
             if nic.is_held() {
@@ -103,7 +104,7 @@ impl Transmitter {
                     return Outcome::Idle;
                 }
             }
-            match self.one(nic, &view, &mut body, &mut send) {
+            match self.one(nic, &under_way, &view, &mut body, &mut send) {
                 Ok(Sent::Done) => self.retire(nic, &view.ring),
                 Ok(Sent::Full) => return Outcome::Full,
                 // It was all taken away in the midst of it: do it again when it is back.
@@ -147,6 +148,7 @@ impl Transmitter {
     fn one<'a>(
         &mut self,
         nic: &'a Nic,
+        under_way: &UnderWay<'_>,
         view: &View,
         body: &mut Vec<VolatileSlice<'a>>,
         send: &mut impl FnMut(&Packet<'_>, Wire) -> Sent,
@@ -182,7 +184,7 @@ impl Transmitter {
                 return Ok(Sent::Done);
             }
         };
-        let mut head = self.gather(nic, &work, total, body)?;
+        let mut head = self.gather(nic, under_way, &work, total, body)?;
         let offload = self.finish_head(view, work, total, &mut head);
         let packet = Packet {
             offload,
@@ -200,6 +202,7 @@ impl Transmitter {
     fn gather<'a>(
         &self,
         nic: &'a Nic,
+        under_way: &UnderWay<'_>,
         work: &Work,
         total: usize,
         body: &mut Vec<VolatileSlice<'a>>,
@@ -217,7 +220,7 @@ impl Transmitter {
         for descriptor in &self.chain {
             let (address, len) = (descriptor.address(), descriptor.length());
             nic.dma
-                .for_each_piece(address, len, Access::Read, |piece| {
+                .for_each_piece(under_way, address, len, Access::Read, |piece| {
                     let copied = piece.len().min(wanted - head.len);
                     let to = &mut head.bytes[head.len..head.len + copied];
                     piece.copy_to(to);

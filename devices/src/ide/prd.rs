@@ -3,7 +3,7 @@
 use iommu::Access;
 use vm_memory::VolatileSlice;
 
-use crate::dma::{Dma, DmaError};
+use crate::dma::{Dma, DmaError, UnderWay};
 
 /// Bytes in a descriptor: address, byte count, end-of-table flag.
 const ENTRY: u32 = 8;
@@ -46,10 +46,11 @@ impl PrdWalk {
 
     /// Appends memory for the next bytes, `want` at most, to `pieces`, and returns how many
     /// bytes it is. Fewer than wanted when the table ends or `pieces` has grown to `most`.
-    /// After an error, what was appended is good.
+    /// After an error, what was appended is good; it is the drive's until `under_way` ends.
     pub fn collect<'a>(
         &mut self,
         dma: &'a Dma,
+        under_way: &UnderWay<'_>,
         want: u64,
         access: Access,
         most: usize,
@@ -62,7 +63,8 @@ impl PrdWalk {
             }
             let to_wrap = (1u64 << 32) - u64::from(self.address);
             let len = u64::from(self.left).min(want - collected).min(to_wrap) as u32;
-            dma.for_each_piece(u64::from(self.address), len as usize, access, |piece| {
+            let address = u64::from(self.address);
+            dma.for_each_piece(under_way, address, len as usize, access, |piece| {
                 pieces.push(piece);
             })?;
             self.address = self.address.wrapping_add(len);

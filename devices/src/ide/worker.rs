@@ -229,8 +229,10 @@ impl Worker<'_> {
     ) -> Result<u64, Trouble> {
         let (want, access) = (command.left().min(BATCH), access(command.direction));
         self.pieces.clear();
+        let dma = &self.channel.dma;
+        let under_way = dma.begin();
         let moved = walk
-            .collect(&self.channel.dma, want, access, PIECES, &mut self.pieces)
+            .collect(dma, &under_way, want, access, PIECES, &mut self.pieces)
             .map_err(Trouble::Memory)?;
         match &mut command.payload {
             Payload::Medium(extent) => {

@@ -59,6 +59,11 @@ impl Vtd {
         }
     }
 
+    /// The domain that a requester is in, if in any, according to the tables now.
+    pub fn domain_of(&self, requester: Bdf) -> Option<u16> {
+        self.address_space(requester).domain()
+    }
+
     /// The address space of all of them, or nothing if they do not have the same.
     pub(crate) fn common_space(&self, requesters: &[Bdf]) -> AddressSpace {
         if !self.live.mode().translates() {

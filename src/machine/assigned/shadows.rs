@@ -13,7 +13,7 @@ use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use arc_swap::ArcSwap;
-use devices::dma::GuestRam;
+use devices::dma::{Drain, GuestRam};
 use devices::guest_error;
 use devices::vfio::RequesterWatcher;
 use iommu::host::{HostMapper, check_lock_limit};
@@ -37,8 +37,10 @@ const TIMES: u64 = 2;
 pub struct Behind {
     /// The guest's unit.
     pub vtd: Arc<Vtd>,
-    /// What follows it.
+    /// What follows it, of assigned devices.
     pub followers: Arc<Followers>,
+    /// What waits for emulated ones.
+    pub drain: Arc<Drain>,
 }
 
 /// The spaces that follow the guest's unit.

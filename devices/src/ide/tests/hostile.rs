@@ -255,7 +255,7 @@ proptest! {
         loop {
             let want = wants.next().unwrap();
             let mut pieces = Vec::new();
-            let n = walk.collect(&dma, want, Access::Read, most, &mut pieces).unwrap();
+            let n = walk.collect(&dma, &dma.begin(), want, Access::Read, most, &mut pieces).unwrap();
             prop_assert!(n <= want && pieces.len() <= most);
             prop_assert_eq!(n, pieces.iter().map(|p| p.len() as u64).sum::<u64>());
             let base = memory_base(&memory);
@@ -285,7 +285,7 @@ fn a_table_without_an_end_ends() {
     let (mut total, mut pieces) = (0u64, Vec::new());
     loop {
         pieces.clear();
-        match walk.collect(&dma, 1 << 20, Access::Read, 64, &mut pieces) {
+        match walk.collect(&dma, &dma.begin(), 1 << 20, Access::Read, 64, &mut pieces) {
             Ok(0) => break,
             Ok(n) => total += n,
             Err(error) => panic!("{error}"),

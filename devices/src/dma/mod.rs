@@ -1,6 +1,8 @@
 //! A device's only way to guest memory: through the IOMMU, under its own requester id,
 //! and only while it is a bus master.
 
+mod drain;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
@@ -8,7 +10,10 @@ use iommu::{Access, Fault, Remapper};
 use pci::{Bdf, MsiMessage};
 use vm_memory::{ByteValued, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 
+use self::drain::Transfers;
 use crate::irq::MsiSink;
+
+pub use self::drain::{Drain, UnderWay};
 
 /// Guest RAM.
 pub type GuestRam = GuestMemoryMmap<()>;
@@ -33,6 +38,14 @@ struct Requester {
     msi: Arc<dyn MsiSink>,
     bdf: AtomicU16,
     master: AtomicBool,
+    /// None where nobody waits for them.
+    transfers: Option<Transfers>,
+}
+
+impl Requester {
+    fn bdf(&self) -> Bdf {
+        Bdf::from_requester_id(self.bdf.load(Ordering::Relaxed))
+    }
 }
 
 /// A function's DMA engine and message source. Clones are the same requester.
@@ -42,12 +55,34 @@ pub struct Dma(Arc<Requester>);
 impl Dma {
     /// A requester that is not yet a bus master.
     pub fn new(memory: Arc<GuestRam>, remapper: Arc<dyn Remapper>, msi: Arc<dyn MsiSink>) -> Self {
+        Self::make(memory, remapper, msi, None)
+    }
+
+    /// The same, whose transfers are waited for when translations change.
+    pub fn drained(
+        memory: Arc<GuestRam>,
+        remapper: Arc<dyn Remapper>,
+        msi: Arc<dyn MsiSink>,
+        drain: &Drain,
+    ) -> Self {
+        let dma = Self::make(memory, remapper, msi, Some(Transfers::default()));
+        drain.add(Arc::downgrade(&dma.0));
+        dma
+    }
+
+    fn make(
+        memory: Arc<GuestRam>,
+        remapper: Arc<dyn Remapper>,
+        msi: Arc<dyn MsiSink>,
+        transfers: Option<Transfers>,
+    ) -> Self {
         Self(Arc::new(Requester {
             memory,
             remapper,
             msi,
             bdf: AtomicU16::new(0),
             master: AtomicBool::new(false),
+            transfers,
         }))
     }
 
@@ -58,7 +93,7 @@ impl Dma {
 
     /// The requester id.
     pub fn bdf(&self) -> Bdf {
-        Bdf::from_requester_id(self.0.bdf.load(Ordering::Relaxed))
+        self.0.bdf()
     }
 
     /// Follows the Bus Master Enable bit (PCIe 6.0 §7.5.1.1.3).
@@ -76,10 +111,18 @@ impl Dma {
         }
     }
 
+    /// Transfers begin, and end when it is dropped. That is to be soon: who takes a translation
+    /// away waits for it.
+    pub fn begin(&self) -> UnderWay<'_> {
+        UnderWay::new(self.0.transfers.as_ref())
+    }
+
     /// Calls `each` with the pieces of guest memory that `len` bytes at `iova` are, in
-    /// order. Pieces already given stay given when a later one fails.
+    /// order. Pieces already given stay given when a later one fails, and are the device's until
+    /// `under_way` ends.
     pub fn for_each_piece<'a>(
         &'a self,
+        _under_way: &UnderWay<'_>,
         iova: u64,
         len: usize,
         access: Access,
@@ -110,7 +153,7 @@ impl Dma {
     pub fn read(&self, iova: u64, buf: &mut [u8]) -> Result<(), DmaError> {
         let mut done = 0;
         let len = buf.len();
-        self.for_each_piece(iova, len, Access::Read, |piece| {
+        self.for_each_piece(&self.begin(), iova, len, Access::Read, |piece| {
             piece.copy_to(&mut buf[done..]);
             done += piece.len();
         })
@@ -119,7 +162,7 @@ impl Dma {
     /// Writes `buf` to memory at `iova`.
     pub fn write(&self, iova: u64, buf: &[u8]) -> Result<(), DmaError> {
         let mut done = 0;
-        self.for_each_piece(iova, buf.len(), Access::Write, |piece| {
+        self.for_each_piece(&self.begin(), iova, buf.len(), Access::Write, |piece| {
             piece.copy_from(&buf[done..done + piece.len()]);
             done += piece.len();
         })
