@@ -64,7 +64,15 @@ pub fn guest(kernel: &Kernel, to: &Path) -> Result<()> {
     put_program(root, &this, "bin/lab")?;
 
     let mut archive = Archive::new(Vec::new());
-    add_tree(&mut archive, root, root).path(to)?;
+    add_tree(&mut archive, root, "").path(to)?;
+    fs::write(to, archive.finish().path(to)?).path(to)
+}
+
+/// An initrd with another directory in its root, called `name`. The kernel unpacks one archive after the other.
+pub fn with_directory(initrd: &Path, directory: &Path, name: &str, to: &Path) -> Result<()> {
+    let mut archive = Archive::new(fs::read(initrd).path(initrd)?);
+    archive.directory(name).path(to)?;
+    add_tree(&mut archive, directory, name).path(directory)?;
     fs::write(to, archive.finish().path(to)?).path(to)
 }
 
@@ -145,21 +153,19 @@ fn linked_libraries(said: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-fn add_tree(archive: &mut Archive<Vec<u8>>, root: &Path, directory: &Path) -> std::io::Result<()> {
+/// Adds what is in a directory under a name, or to the root.
+fn add_tree(archive: &mut Archive<Vec<u8>>, directory: &Path, inside: &str) -> std::io::Result<()> {
     let mut entries: Vec<PathBuf> = fs::read_dir(directory)?
         .flatten()
         .map(|entry| entry.path())
         .collect();
     entries.sort();
     for path in entries {
-        let name = path
-            .strip_prefix(root)
-            .unwrap_or(&path)
-            .to_string_lossy()
-            .into_owned();
+        let file = path.file_name().unwrap_or_default();
+        let name = Path::new(inside).join(file).to_string_lossy().into_owned();
         if path.is_dir() {
             archive.directory(&name)?;
-            add_tree(archive, root, &path)?;
+            add_tree(archive, &path, &name)?;
         } else if name.ends_with(".ko") {
             archive.file(&name, &fs::read(&path)?)?;
         } else {
@@ -183,5 +189,23 @@ mod tests {
                 "/lib64/ld-linux-x86-64.so.2"
             ]
         );
+    }
+
+    #[test]
+    fn a_directory_is_added_behind_an_initrd() {
+        let place = tempfile::tempdir().unwrap();
+        let [initrd, more, both] = ["initrd", "more", "both"].map(|name| place.path().join(name));
+        fs::write(&initrd, "four").unwrap();
+        fs::create_dir_all(more.join("lib")).unwrap();
+        fs::write(more.join("lib/x.so"), "x").unwrap();
+        with_directory(&initrd, &more, "dpdk", &both).unwrap();
+        let written = String::from_utf8(fs::read(&both).unwrap()).unwrap();
+        let of_the_new: Vec<_> = written.split("070701").collect();
+        assert_eq!(of_the_new[0], "four");
+        let names = ["dpdk\0", "dpdk/lib\0", "dpdk/lib/x.so\0", "TRAILER!!!\0"];
+        assert_eq!(of_the_new.len(), 1 + names.len());
+        for (entry, name) in of_the_new[1..].iter().zip(names) {
+            assert!(entry.contains(name), "{entry}");
+        }
     }
 }

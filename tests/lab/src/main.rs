@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let outcome = match CommandLine::parse().task {
-        Task::Prepare { host_kernel: false } => prepare::prepare().map(|_| 0),
+        Task::Prepare { host_kernel: false } => prepare::prepare_for_tests().map(|_| 0),
         Task::Prepare { host_kernel: true } => prepare::prepare_with_tailored_kernel().map(|_| 0),
         Task::Run(run) => outside::run(&run),
         Task::Shell { host_kernel } => outside::shell(host_kernel),

@@ -5,7 +5,7 @@ use crate::emulated::{Console, Heard, Session, quoted};
 use crate::error::{Context, Result, fail};
 use crate::events::{Event, Outcome};
 use crate::inside::{Vmm, suite};
-use crate::prepare::{HostKernel, Prepared, prepare};
+use crate::prepare::{HostKernel, Prepared, prepare_for_tests};
 use crate::process::build_sluice;
 use clap::ValueEnum;
 use std::io::Write;
@@ -53,7 +53,7 @@ pub fn run(test: &Test) -> Result<i32> {
     if test.vmm == Vmm::Sluice {
         build_sluice()?;
     }
-    let prepared = prepare()?;
+    let prepared = prepare_for_tests()?;
     let mut tally = Tally::default();
     let minutes = test.within.map(|minutes| Duration::from_secs(minutes * 60));
     tally.deadline = minutes.map(|all| Instant::now() + all);

@@ -229,7 +229,7 @@ impl Session {
         let host_kernel = prepared.host_kernel(self.host_kernel)?;
         let modules = host_kernel.modules();
         let release = host_kernel.release();
-        let variables: Vec<(&str, String)> = vec![
+        let mut variables: Vec<(&str, String)> = vec![
             (
                 "PATH",
                 format!(
@@ -254,6 +254,8 @@ impl Session {
             ("XHCI", topology::XHCI.into()),
             ("BOCHS_DISPLAY", topology::BOCHS_DISPLAY.into()),
         ];
+        let dpdk = prepared.dpdk.iter();
+        variables.extend(dpdk.map(|place| ("DPDK", place.display().to_string())));
         let exports: String = variables
             .iter()
             .map(|(name, value)| format!("export {name}={}\n", quoted(value)))

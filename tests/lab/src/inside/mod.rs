@@ -20,9 +20,11 @@ mod start;
 mod state;
 pub mod suite;
 mod sysfs;
+mod testpmd;
 mod trace;
 mod transfer;
 mod vmm;
+mod wire;
 
 pub use vmm::Vmm;
 

@@ -140,6 +140,11 @@ pub fn own_initrd() -> PathBuf {
     from_environment("GUEST_INITRD")
 }
 
+/// The directory with DPDK's program.
+pub fn dpdk() -> PathBuf {
+    from_environment("DPDK")
+}
+
 fn from_environment(name: &str) -> PathBuf {
     std::env::var_os(name).map_or_else(|| Path::new("/nonexistent").join(name), PathBuf::from)
 }

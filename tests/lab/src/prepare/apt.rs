@@ -189,6 +189,16 @@ impl Apt {
     }
 }
 
+/// Unpacks all the packages in `archives` into one tree.
+pub fn unpack_all(archives: &Path, root: &Path) -> Result<()> {
+    for entry in fs::read_dir(archives).path(archives)?.flatten() {
+        if entry.path().extension().is_some_and(|end| end == "deb") {
+            output_of(Command::new("dpkg").arg("-x").arg(entry.path()).arg(root))?;
+        }
+    }
+    Ok(())
+}
+
 fn codename() -> Result<String> {
     let release = fs::read_to_string("/etc/os-release").context("/etc/os-release")?;
     release

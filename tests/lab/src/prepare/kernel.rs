@@ -32,7 +32,7 @@ pub const HOST_MODULES: [&str; 16] = [
     "ahci",
 ];
 /// Modules a nested guest may load.
-pub const GUEST_MODULES: [&str; 16] = [
+pub const GUEST_MODULES: [&str; 18] = [
     "igbvf",
     "igb",
     "e1000",
@@ -49,6 +49,8 @@ pub const GUEST_MODULES: [&str; 16] = [
     "usb_storage",
     "uas",
     "bochs",
+    "vfio-pci",
+    "vfio_iommu_type1",
 ];
 
 /// An unpacked kernel package.

@@ -3,6 +3,7 @@
 //! Everything kept lives in one cache directory outside the repository; a second run neither downloads nor installs.
 
 mod apt;
+mod dpdk;
 mod kernel;
 mod mend;
 mod qemu;
@@ -35,6 +36,8 @@ pub struct Prepared {
     pub tailored: Option<Kernel>,
     /// QEMU's program, which emulates the host.
     pub qemu: PathBuf,
+    /// The directory with DPDK's program, if it was fetched.
+    pub dpdk: Option<PathBuf>,
 }
 
 impl Prepared {
@@ -62,19 +65,34 @@ struct Sources {
 
 /// Makes the machine ready, saying each step that costs time. The tailored kernel is used if it is there.
 pub fn prepare() -> Result<Prepared> {
-    prepare_with(|directory, _| Ok(tailored::find(directory)))
+    prepare_with(
+        |directory, _| Ok(dpdk::find(directory)),
+        |directory, _| Ok(tailored::find(directory)),
+    )
 }
 
-/// Makes the machine ready, with the tailored kernel.
+/// Makes the machine ready, with what only tests want.
+pub fn prepare_for_tests() -> Result<Prepared> {
+    prepare_with(find_or_fetch_dpdk, |directory, _| {
+        Ok(tailored::find(directory))
+    })
+}
+
+/// Makes the machine ready, with what only tests want and the tailored kernel.
 pub fn prepare_with_tailored_kernel() -> Result<Prepared> {
-    prepare_with(|directory, sources| {
+    prepare_with(find_or_fetch_dpdk, |directory, sources| {
         fs::create_dir_all(directory).path(directory)?;
         let _held = hold(directory, "lock")?;
         tailored::find_or_build(directory, sources).map(Some)
     })
 }
 
+fn find_or_fetch_dpdk(directory: &Path, sources: &Sources) -> Result<Option<PathBuf>> {
+    dpdk::find_or_fetch(directory, &sources.parts).map(Some)
+}
+
 fn prepare_with(
+    dpdk: impl FnOnce(&Path, &Sources) -> Result<Option<PathBuf>>,
     tailored: impl FnOnce(&Path, &Sources) -> Result<Option<Kernel>>,
 ) -> Result<Prepared> {
     let cache = cache_directory()?;
@@ -87,6 +105,7 @@ fn prepare_with(
     sources.tools.install_missing()?;
     let qemu = qemu::find_or_fetch(&cache.join("qemu"), &sources.parts)?;
     let kernel = Kernel::find_or_fetch(&cache.join("kernel"), &sources.parts)?;
+    let dpdk = dpdk(&cache.join("dpdk"), &sources)?;
     // The build of a kernel keeps nobody waiting who does not want it.
     drop(held);
     let tailored = tailored(&cache.join("host-kernel"), &sources)?;
@@ -94,6 +113,7 @@ fn prepare_with(
         kernel,
         tailored,
         qemu,
+        dpdk,
     })
 }
 

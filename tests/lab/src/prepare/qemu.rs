@@ -3,7 +3,7 @@
 //!
 //! 10.0.2 was seen to end in an assertion of its software TLB (`iotlb_to_section`), which 11 has no more.
 
-use super::apt::Apt;
+use super::apt::{Apt, unpack_all};
 use super::mend::{Mended, mend};
 use super::step;
 use crate::error::{Context, Result, fail};
@@ -70,11 +70,7 @@ fn find(directory: &Path) -> Option<PathBuf> {
 }
 
 fn unpack(archives: &Path, root: &Path) -> Result<()> {
-    for entry in fs::read_dir(archives).path(archives)?.flatten() {
-        if entry.path().extension().is_some_and(|end| end == "deb") {
-            output_of(Command::new("dpkg").arg("-x").arg(entry.path()).arg(root))?;
-        }
-    }
+    unpack_all(archives, root)?;
     let program = root.join(PROGRAM);
     fs::write(&program, SCRIPT).path(&program)?;
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).path(&program)

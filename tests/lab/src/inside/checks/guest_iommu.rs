@@ -63,7 +63,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const VF: &str = VIRTUAL_FUNCTIONS[0];
 
 /// Boots a guest with `--iommu`.
-fn boot(rig: &mut Rig, iommu: &'static str, spec: GuestSpec) -> Result<Guest> {
+pub(super) fn boot(rig: &mut Rig, iommu: &'static str, spec: GuestSpec) -> Result<Guest> {
     rig.only_sluice()?;
     rig.boot(&GuestSpec {
         iommu: Some(iommu),
@@ -140,7 +140,7 @@ fn expect_groups(guest: &mut Guest, kind: &str) -> Result<()> {
 }
 
 /// The guest's unit has stopped nothing; that the host's has not is looked at after every test.
-fn expect_no_faults(guest: &mut Guest) -> Result<()> {
+pub(super) fn expect_no_faults(guest: &mut Guest) -> Result<()> {
     let command = "dmesg | grep -e 'DMAR: .*fault' -e 'DMAR: \\[' -e 'DMAR-IR: .*fault'; true";
     let said = guest.sh(command)?;
     match said.trim() {

@@ -8,6 +8,7 @@ mod disk;
 mod display;
 mod drivers;
 mod guest_iommu;
+mod guest_vfio;
 mod host_change;
 mod host_view;
 mod hotplug;
@@ -60,6 +61,7 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             drivers::CHECKS,
             lifecycle::CHECKS,
             guest_iommu::CHECKS,
+            guest_vfio::CHECKS,
             operator::CHECKS,
             host_view::CHECKS,
             host_change::CHECKS,

@@ -1,0 +1,161 @@
+//! DPDK's `dpdk-testpmd` in the guest: a driver in user space, which reaches its device through the guest's vfio-pci.
+
+use super::guest::{Answer, Guest};
+use super::vmm::{dpdk, own_initrd};
+use super::wire::{Mac, show_mac};
+use crate::error::{Result, fail};
+use crate::initrd;
+use std::path::Path;
+use std::time::Duration;
+
+/// Every step of it is told to wait no longer than this.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Before each command, and never inside a line of the program's own.
+const PROMPT: &str = "testpmd> ";
+/// How many packets it takes at a time.
+pub const BURST: usize = 32;
+
+/// What the program's memory is made of, all of which the device reaches.
+#[derive(Clone, Copy)]
+pub enum Memory {
+    /// Pages of 2 MiB, of which the guest must have a pool of 16.
+    Huge,
+    /// Pages of 4 KiB.
+    Small,
+}
+
+/// What the program has counted from a start to a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Counted {
+    /// Packets received.
+    pub received: u64,
+    /// Packets sent.
+    pub sent: u64,
+}
+
+/// The program, running.
+pub struct Testpmd<'a> {
+    guest: &'a mut Guest,
+    /// Prompts seen so far.
+    prompts: u32,
+}
+
+/// Writes an initrd with DPDK in it beside what guests have.
+pub fn initrd_with_dpdk(to: &Path) -> Result<()> {
+    initrd::with_directory(&own_initrd(), &dpdk(), "dpdk", to)
+}
+
+impl<'a> Testpmd<'a> {
+    /// Starts it on a function that is bound to vfio-pci. What it makes up itself it sends to `peer`.
+    pub fn start(guest: &'a mut Guest, function: &str, memory: Memory, peer: Mac) -> Result<Self> {
+        let memory = match memory {
+            Memory::Huge => "--in-memory",
+            Memory::Small => "--no-huge --no-shconf",
+        };
+        let environment = format!("-l 0,1 -m 32 {memory} --no-telemetry --iova-mode=va");
+        let ports = format!("--port-topology=chained --eth-peer=0,{}", show_mac(peer));
+        let pool = format!("--total-num-mbufs=2048 --burst={BURST} --rxd=256 --txd=256");
+        guest.sh(&format!(
+            "rm -f /tmp/orders; mkfifo /tmp/orders; \
+             /dpdk/testpmd {environment} -a {function} -- -i {ports} {pool} </tmp/orders >/tmp/testpmd 2>&1 & \
+             testpmd=$!; exec 3>/tmp/orders"
+        ))?;
+        let mut started = Self { guest, prompts: 0 };
+        started.wait_for_prompt()?;
+        Ok(started)
+    }
+
+    /// Gives it a command and waits until it takes the next.
+    pub fn order(&mut self, command: &str) -> Result<()> {
+        self.guest.sh(&format!("echo '{command}' >&3"))?;
+        self.wait_for_prompt()
+    }
+
+    /// Ends it, and gives what it counted, stop by stop.
+    pub fn quit(self) -> Result<Vec<Counted>> {
+        let Answer { status, .. } = self
+            .guest
+            .ask("echo quit >&3; exec 3>&-; wait $testpmd", PATIENCE)?;
+        let said = self.guest.sh("cat /tmp/testpmd")?;
+        if status != 0 || !said.contains("Bye...") {
+            return fail(format!("testpmd ended with {status}: {said}"));
+        }
+        Ok(counts(&without_orders(&said)))
+    }
+
+    fn wait_for_prompt(&mut self) -> Result<()> {
+        self.prompts += 1;
+        let there = format!(
+            "[ $(grep -o '{PROMPT}' /tmp/testpmd | wc -l) -ge {} ]",
+            self.prompts
+        );
+        let wait = format!(
+            "n=0; until {there}; do n=$((n+1)); [ $n -lt 300 ] || break; sleep 0.1; done; {there}"
+        );
+        match self.guest.ask(&wait, PATIENCE)?.status {
+            0 => Ok(()),
+            _ => fail(format!(
+                "testpmd takes no command; it said: {}",
+                self.guest.sh("cat /tmp/testpmd; dmesg | tail -n 5")?
+            )),
+        }
+    }
+}
+
+/// Prompts and orders are written at once, and all else when there is enough of it: they come inside other lines.
+fn without_orders(said: &str) -> String {
+    let mut rest = said;
+    let mut left = String::new();
+    while let Some((before, after)) = rest.split_once(PROMPT) {
+        left.push_str(before);
+        rest = after.split_once('\n').map_or("", |(_, after)| after);
+    }
+    left + rest
+}
+
+/// The sums over all ports, which there is one of.
+fn counts(said: &str) -> Vec<Counted> {
+    let mut lines = said.lines().map(str::trim);
+    let mut found = Vec::new();
+    while lines.any(|line| line.contains("Accumulated forward statistics")) {
+        let received = lines.next().and_then(|line| number(line, "RX-packets:"));
+        let sent = lines.next().and_then(|line| number(line, "TX-packets:"));
+        if let (Some(received), Some(sent)) = (received, sent) {
+            found.push(Counted { received, sent });
+        }
+    }
+    found
+}
+
+fn number(line: &str, name: &str) -> Option<u64> {
+    let words = line.strip_prefix(name)?;
+    words.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SAID: &str = "EAL: Selected IOVA mode 'VA'\ntestpmd> start tx_first 4\r\ntestpmd> stop\r\n\
+        Telling cores to stop...\n\n  +++++++++++++++ Accumulated forward statistics for all ports+++++++++++++++\n  \
+        RX-packets: 3              RX-dtestpmd> set fwd macswap\r\nropped: 0             RX-total: 3\n  \
+        TX-packets: 128            TX-dropped: 0             TX-total: 128\n  \
+        ++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++\n\nDone.\n\
+        testpmd> quit\r\n  +++++++++++++++ Accumulated forward statistics for all ports+++++++++++++++\n  \
+        RX-packets: 1024           RX-dropped: 0             RX-total: 1024\n  \
+        TX-packets: 1023           TX-dropped: 1             TX-total: 1024\n\nBye...\n";
+
+    #[test]
+    fn counts_are_read_around_prompts() {
+        let first = Counted {
+            received: 3,
+            sent: 128,
+        };
+        let second = Counted {
+            received: 1024,
+            sent: 1023,
+        };
+        assert_eq!(counts(&without_orders(SAID)), [first, second]);
+        assert_eq!(counts("testpmd: No probed ethernet devices"), []);
+    }
+}
