@@ -1,6 +1,7 @@
 //! DPDK's `dpdk-testpmd` in the guest: a driver in user space, which reaches its device through the guest's vfio-pci.
 
 use super::guest::{Answer, Guest};
+use super::linux::interrupts;
 use super::vmm::{dpdk, own_initrd};
 use super::wire::{Mac, show_mac};
 use crate::error::{Result, fail};
@@ -10,19 +11,15 @@ use std::time::Duration;
 
 /// Every step of it is told to wait no longer than this.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Before each command, and never inside a line of the program's own.
+/// What it says when it takes a command.
 const PROMPT: &str = "testpmd> ";
 /// How many packets it takes at a time.
 pub const BURST: usize = 32;
 
-/// What the program's memory is made of, all of which the device reaches.
-#[derive(Clone, Copy)]
-pub enum Memory {
-    /// Pages of 2 MiB, of which the guest must have a pool of 16.
-    Huge,
-    /// Pages of 4 KiB.
-    Small,
-}
+/// Options for memory of pages of 2 MiB, of which the guest must have a pool of 16.
+pub const HUGE_PAGES: &str = "--in-memory";
+/// Options for memory of pages of 4 KiB.
+pub const SMALL_PAGES: &str = "--no-huge --no-shconf";
 
 /// What the program has counted from a start to a stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -47,16 +44,12 @@ pub fn initrd_with_dpdk(to: &Path) -> Result<()> {
 
 impl<'a> Testpmd<'a> {
     /// Starts it on a function that is bound to vfio-pci. What it makes up itself it sends to `peer`.
-    pub fn start(guest: &'a mut Guest, function: &str, memory: Memory, peer: Mac) -> Result<Self> {
-        let memory = match memory {
-            Memory::Huge => "--in-memory",
-            Memory::Small => "--no-huge --no-shconf",
-        };
-        let environment = format!("-l 0,1 -m 32 {memory} --no-telemetry --iova-mode=va");
+    pub fn start(guest: &'a mut Guest, function: &str, options: &str, peer: Mac) -> Result<Self> {
+        let environment = format!("-l 0,1 -m 32 --no-telemetry --iova-mode=va {options}");
         let ports = format!("--port-topology=chained --eth-peer=0,{}", show_mac(peer));
         let pool = format!("--total-num-mbufs=2048 --burst={BURST} --rxd=256 --txd=256");
         guest.sh(&format!(
-            "rm -f /tmp/orders; mkfifo /tmp/orders; \
+            "mkdir -p /var/run; rm -f /tmp/orders; mkfifo /tmp/orders; : >/tmp/testpmd; \
              /dpdk/testpmd {environment} -a {function} -- -i {ports} {pool} </tmp/orders >/tmp/testpmd 2>&1 & \
              testpmd=$!; exec 3>/tmp/orders"
         ))?;
@@ -69,6 +62,11 @@ impl<'a> Testpmd<'a> {
     pub fn order(&mut self, command: &str) -> Result<()> {
         self.guest.sh(&format!("echo '{command}' >&3"))?;
         self.wait_for_prompt()
+    }
+
+    /// How many interrupts have gone to it.
+    pub fn interrupts(&mut self) -> Result<u64> {
+        interrupts(self.guest, &["vfio"])
     }
 
     /// Ends it, and gives what it counted, stop by stop.

@@ -1,5 +1,5 @@
 //! Devices that the guest's user space drives, through the guest's own vfio-pci and a VT-d: DPDK, which maps its memory
-//! for the device in one go and then neither takes interrupts nor calls the kernel for a packet.
+//! for the device in one go and then neither waits for an interrupt nor calls the kernel for a packet.
 
 use super::Check;
 use super::assignment::ping_over_vf;
@@ -9,7 +9,7 @@ use crate::inside::guest::{Guest, expect_success};
 use crate::inside::linux::{network_up, ping_all};
 use crate::inside::rig::Rig;
 use crate::inside::sysfs;
-use crate::inside::testpmd::{BURST, Counted, Memory, Testpmd, initrd_with_dpdk};
+use crate::inside::testpmd::{BURST, Counted, HUGE_PAGES, SMALL_PAGES, Testpmd, initrd_with_dpdk};
 use crate::inside::vmm::{EMULATED_NIC_MAC, GuestSpec, Network};
 use crate::inside::wire::{Mac, Wire, frame, parse_mac};
 use crate::topology::{
@@ -51,28 +51,51 @@ const MADE_UP: usize = 64;
 /// The type of our frames, which is nobody's.
 const OURS: u16 = 0x88b5;
 
+/// A card that DPDK drives.
+struct Card {
+    /// Its device id, by which it is found in the guest.
+    id: &'static str,
+    mac: Mac,
+    /// How the guest's vfio-pci has it interrupt.
+    interrupts: &'static str,
+    /// It does, when its link comes up.
+    tells_of_its_link: bool,
+}
+
 fn vf(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let card = Card {
+        id: "0x10ca",
+        mac: parse_mac(VIRTUAL_FUNCTION_MACS[0])?,
+        interrupts: "msix",
+        tells_of_its_link: false,
+    };
     let wire = Wire::of(&sysfs::interface(PHYSICAL_FUNCTION)?)?;
-    let mac = parse_mac(VIRTUAL_FUNCTION_MACS[0])?;
     let spec = GuestSpec::owning(&VIRTUAL_FUNCTIONS[..1], cpus);
     let mut guest = boot_with_dpdk(rig, spec)?;
-    drive(&mut guest, "0x10ca", mac, &wire)?;
+    drive(&mut guest, &card, &wire)?;
     ping_over_vf(&mut guest)?;
-    finish(guest)
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
 }
 
 fn e1000(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let card = Card {
+        id: "0x100e",
+        mac: parse_mac(EMULATED_NIC_MAC)?,
+        interrupts: "legacy",
+        tells_of_its_link: true,
+    };
     let wire = Wire::of(TAP)?;
-    let mac = parse_mac(EMULATED_NIC_MAC)?;
     let spec = GuestSpec {
         network: Some(Network::Tap(TAP)),
         ..GuestSpec::new(cpus)
     };
     let mut guest = boot_with_dpdk(rig, spec)?;
-    drive(&mut guest, "0x100e", mac, &wire)?;
+    drive(&mut guest, &card, &wire)?;
     network_up(&mut guest, "e1000", TAP_GUEST_ADDRESS)?;
     ping_all(&mut guest, 10, 0.05, TAP_ADDRESS)?;
-    finish(guest)
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
 }
 
 fn boot_with_dpdk(rig: &mut Rig, spec: GuestSpec) -> Result<Guest> {
@@ -86,22 +109,17 @@ fn boot_with_dpdk(rig: &mut Rig, spec: GuestSpec) -> Result<Guest> {
     boot(rig, "vtd", spec)
 }
 
-/// Drives the guest's device with this id from user space, with large pages and then with small ones, and gives it
-/// back.
-fn drive(guest: &mut Guest, id: &str, mac: Mac, wire: &Wire) -> Result<()> {
-    let function = guest.sh(&format!(
-        "cd /sys/bus/pci/devices; for device in *; do grep -q {id} $device/device && echo $device; done; cd /"
-    ))?;
-    let function = function.trim();
-    guest.sh("modprobe -a vfio-pci vfio_iommu_type1")?;
-    guest.sh(&format!(
-        "cd /sys/bus/pci/devices/{function} && echo vfio-pci >driver_override && \
-         echo {function} >/sys/bus/pci/drivers_probe && [ -e /sys/bus/pci/drivers/vfio-pci/{function} ] && cd /"
-    ))?;
-    for memory in [Memory::Huge, Memory::Small] {
-        let mut testpmd = Testpmd::start(guest, function, memory, wire.mac)?;
-        send(&mut testpmd, mac, wire)?;
-        echo(&mut testpmd, mac, wire)?;
+/// Drives a card from user space, with large pages and then with small ones, and gives it back.
+fn drive(guest: &mut Guest, card: &Card, wire: &Wire) -> Result<()> {
+    let function = give_to_vfio(guest, card)?;
+    for memory in [HUGE_PAGES, SMALL_PAGES] {
+        let options = format!("{memory} --vfio-intr={}", card.interrupts);
+        let mut testpmd = Testpmd::start(guest, &function, &options, wire.mac)?;
+        send(&mut testpmd, card, wire)?;
+        echo(&mut testpmd, card, wire)?;
+        if card.tells_of_its_link && testpmd.interrupts()? == 0 {
+            return fail("no interrupt has reached the guest's user space");
+        }
         expect_counts(&testpmd.quit()?)?;
     }
     guest.sh(&format!(
@@ -109,13 +127,28 @@ fn drive(guest: &mut Guest, id: &str, mac: Mac, wire: &Wire) -> Result<()> {
     )).map(drop)
 }
 
+/// No driver of the guest's has it yet.
+fn give_to_vfio(guest: &mut Guest, card: &Card) -> Result<String> {
+    let function = guest.sh(&format!(
+        "cd /sys/bus/pci/devices; for device in *; do grep -q {} $device/device && echo $device; done; cd /",
+        card.id
+    ))?;
+    let function = function.trim();
+    guest.sh("modprobe -a vfio-pci vfio_iommu_type1")?;
+    guest.sh(&format!(
+        "cd /sys/bus/pci/devices/{function} && echo vfio-pci >driver_override && \
+         echo {function} >/sys/bus/pci/drivers_probe && [ -e /sys/bus/pci/drivers/vfio-pci/{function} ] && cd /"
+    ))?;
+    Ok(function.to_owned())
+}
+
 /// What the program makes up arrives, and no more.
-fn send(testpmd: &mut Testpmd, mac: Mac, wire: &Wire) -> Result<()> {
+fn send(testpmd: &mut Testpmd, card: &Card, wire: &Wire) -> Result<()> {
     testpmd.order("set fwd rxonly")?;
     for round in 0..ROUNDS {
         testpmd.order(&format!("start tx_first {BURSTS}"))?;
         for number in 0..BURSTS * BURST {
-            let Some(frame) = wire.next_from(mac, IPV4, PATIENCE)? else {
+            let Some(frame) = wire.next_from(card.mac, IPV4, PATIENCE)? else {
                 return fail(format!(
                     "of round {round}, only {number} packets have come of {}",
                     BURSTS * BURST
@@ -127,24 +160,24 @@ fn send(testpmd: &mut Testpmd, mac: Mac, wire: &Wire) -> Result<()> {
         }
         testpmd.order("stop")?;
     }
-    match wire.next_from(mac, IPV4, QUIET)? {
+    match wire.next_from(card.mac, IPV4, QUIET)? {
         None => Ok(()),
         Some(frame) => fail(format!("more has come than was sent: {frame:02x?}")),
     }
 }
 
 /// What is sent to the guest comes back, with addresses swapped and all else as it was.
-fn echo(testpmd: &mut Testpmd, mac: Mac, wire: &Wire) -> Result<()> {
+fn echo(testpmd: &mut Testpmd, card: &Card, wire: &Wire) -> Result<()> {
     testpmd.order("set fwd macswap")?;
     testpmd.order("start")?;
     for first in (0..FRAMES).step_by(WINDOW as usize) {
         let numbers = first..first + WINDOW;
         for number in numbers.clone() {
-            wire.send(&frame(mac, wire.mac, OURS, &payload(number)))?;
+            wire.send(&frame(card.mac, wire.mac, OURS, &payload(number)))?;
         }
         for number in numbers {
-            let back = wire.next_from(mac, OURS, PATIENCE)?;
-            if back != Some(frame(wire.mac, mac, OURS, &payload(number))) {
+            let back = wire.next_from(card.mac, OURS, PATIENCE)?;
+            if back != Some(frame(wire.mac, card.mac, OURS, &payload(number))) {
                 return fail(format!(
                     "frame {number} of {FRAMES} came back as {back:02x?}"
                 ));
@@ -180,9 +213,4 @@ fn expect_counts(counted: &[Counted]) -> Result<()> {
         return Ok(());
     }
     fail(format!("testpmd has counted {counted:?}"))
-}
-
-fn finish(mut guest: Guest) -> Result<()> {
-    expect_no_faults(&mut guest)?;
-    expect_success(guest.power_off()?)
 }
