@@ -72,9 +72,11 @@ mod bdf;
 mod bridge;
 mod capability;
 mod enumerate;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
 mod fakes;
 mod function;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod host_bridge;
 mod lock;
 mod message;

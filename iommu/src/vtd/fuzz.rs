@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use pci::fuzz::Input;
 use pci::{Bdf, MsiMessage};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
@@ -20,39 +21,9 @@ const IRE: u64 = 1 << 25;
 const SIRTP: u64 = 1 << 24;
 const CFI: u64 = 1 << 23;
 
-/// Hands out bytes until there are no more, then zeros.
-struct Input<'a>(&'a [u8]);
-
-impl Input<'_> {
-    fn take<const N: usize>(&mut self) -> [u8; N] {
-        let mut bytes = [0; N];
-        let n = N.min(self.0.len());
-        let (now, later) = self.0.split_at(n);
-        bytes[..n].copy_from_slice(now);
-        self.0 = later;
-        bytes
-    }
-
-    fn u8(&mut self) -> u8 {
-        u8::from_le_bytes(self.take())
-    }
-
-    fn u16(&mut self) -> u16 {
-        u16::from_le_bytes(self.take())
-    }
-
-    fn u32(&mut self) -> u32 {
-        u32::from_le_bytes(self.take())
-    }
-
-    fn u64(&mut self) -> u64 {
-        u64::from_le_bytes(self.take())
-    }
-}
-
 /// A unit whose configuration is in the first byte, and whose RAM repeats the rest.
 fn unit(bytes: &[u8]) -> (Vtd, Input<'_>) {
-    let mut input = Input(bytes);
+    let mut input = Input::new(bytes);
     let flags = input.u8();
     let config = VtdConfig {
         width: match flags & 3 {
@@ -71,7 +42,7 @@ fn unit(bytes: &[u8]) -> (Vtd, Input<'_>) {
     };
     let ram = [(GuestAddress(0), RAM)];
     let memory = GuestMemoryMmap::from_ranges(&ram).unwrap_or_default();
-    let mut pattern = input.0.to_vec();
+    let mut pattern = input.rest().to_vec();
     while (1..RAM).contains(&pattern.len()) {
         pattern.extend_from_within(..);
     }
@@ -108,7 +79,7 @@ pub fn tables(bytes: &[u8]) {
     let (vtd, mut input) = unit(bytes);
     vtd.write(offset::RTADDR, 8, input.u64());
     vtd.write(offset::GCMD, 4, SRTP | TE);
-    while !input.0.is_empty() {
+    while !input.is_empty() {
         let requester = Bdf::from_requester_id(input.u16());
         let (iova, len) = (input.u64(), u64::from(input.u16()) + 1);
         let access = match input.u8() & 1 {
@@ -131,7 +102,7 @@ pub fn entries(bytes: &[u8]) {
     let command = if input.u8() & 1 == 0 { IRE } else { IRE | CFI };
     vtd.write(offset::GCMD, 4, SIRTP | command);
     let remaps = vtd.read(offset::GSTS, 4) & IRE != 0;
-    while !input.0.is_empty() {
+    while !input.is_empty() {
         let requester = Bdf::from_requester_id(input.u16());
         let low = u64::from(input.u32());
         let address = match input.u8() {
@@ -148,7 +119,7 @@ pub fn entries(bytes: &[u8]) {
 /// Arbitrary register accesses, with requests in between.
 pub fn registers(bytes: &[u8]) {
     let (vtd, mut input) = unit(bytes);
-    while !input.0.is_empty() {
+    while !input.is_empty() {
         let what = input.u16();
         let at = u64::from(what & 0x3ff);
         let len = [1, 2, 4, 8][usize::from(what >> 10 & 3)];

@@ -6,6 +6,11 @@
 //! lands on a function that sits at the device and function number it names.
 
 mod decode;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
+mod machine;
 mod mechanism;
 #[cfg(test)]
 mod tests;

@@ -1,113 +1,9 @@
 use proptest::prelude::*;
 
+use super::fuzz::{self, check_decoded, check_route};
+use super::machine::*;
 use super::*;
-use crate::fakes::{Endpoint, ids};
-use crate::{
-    BarIndex, BarKind, Capability, ConfigSpace, Express, Hierarchy, HostBridge, PowerManagement,
-    RootPort, RootPortConfig, Space, Window, Windows,
-};
-
-/// An endpoint with a memory and an I/O BAR, known by its device ID.
-fn mock(device: u16) -> Arc<dyn Function> {
-    let mut space = ConfigSpace::endpoint(ids(device));
-    let wide = BarKind::Memory64 { prefetchable: true };
-    space.set_bar(BarIndex(0), wide, 0x20_0000).unwrap();
-    space.set_bar(BarIndex(2), BarKind::Io, 0x100).unwrap();
-    let power = PowerManagement {
-        no_soft_reset: device & 1 != 0,
-    };
-    let express = Express::endpoint().function_level_reset();
-    space
-        .add_capability(Capability::PowerManagement(power))
-        .unwrap();
-    space.add_capability(Capability::Express(express)).unwrap();
-    Endpoint::shared(space)
-}
-
-fn root_port(slot: u16) -> Arc<dyn Function> {
-    Arc::new(RootPort::new(RootPortConfig::occupied(slot)).unwrap())
-}
-
-/// 00:00.0 host bridge, 00:02.0 and .1 endpoints, 00:03.0 and 00:04.0 root ports; behind
-/// 03.0 endpoints 00.0 and 08.2 (seen with ARI only); behind 04.0 another port with an
-/// endpoint behind it.
-struct Machine {
-    topology: Topology<dyn Function>,
-    near: FunctionId,
-    ari: FunctionId,
-    port: FunctionId,
-    inner: FunctionId,
-    far: FunctionId,
-}
-
-impl Machine {
-    fn new() -> Self {
-        let mut topology: Topology<dyn Function> = Topology::new();
-        let mut attach = |at, device, function, name, what| {
-            topology.attach(at, device, function, name, what).unwrap()
-        };
-        let root = BusAt::Root;
-        attach(root, 0, 0, "host", Arc::new(HostBridge::new(None)));
-        attach(root, 2, 0, "two", mock(0x20));
-        attach(root, 2, 1, "two-one", mock(0x21));
-        let port = attach(root, 3, 0, "port3", root_port(3));
-        let near = attach(BusAt::Behind(port), 0, 0, "near", mock(0x30));
-        let ari = attach(BusAt::Behind(port), 8, 2, "ari", mock(0x31));
-        let outer = attach(root, 4, 0, "port4", root_port(4));
-        let inner = attach(BusAt::Behind(outer), 0, 0, "inner", root_port(5));
-        let far = attach(BusAt::Behind(inner), 0, 0, "far", mock(0x41));
-        Self {
-            topology,
-            near,
-            ari,
-            port,
-            inner,
-            far,
-        }
-    }
-
-    fn numbered() -> Self {
-        let machine = Self::new();
-        machine.write(PORT, 0x18, 0x0001_0100);
-        machine.write(OUTER, 0x18, 0x0003_0200);
-        machine.write(INNER, 0x18, 0x0003_0302);
-        machine
-    }
-
-    fn write(&self, bdf: Bdf, offset: u16, value: u32) -> Option<Changes> {
-        let write = ConfigWrite::new(Register::containing(offset), value, 0xf);
-        Some(self.topology.config_write(bdf, write)?.changes)
-    }
-
-    fn read(&self, bdf: Bdf, offset: u16) -> u32 {
-        self.topology.config_read(bdf, Register::containing(offset))
-    }
-
-    fn port_out(&self, port: u16, data: &[u8]) -> Result<Option<Written>, NotConfig> {
-        self.topology.port_write(port, data)
-    }
-
-    fn port_in<const N: usize>(&self, port: u16) -> [u8; N] {
-        let mut data = [0xa5; N];
-        self.topology.port_read(port, &mut data).unwrap();
-        data
-    }
-
-    fn forward_everything(&self, bdf: Bdf) {
-        self.write(bdf, 0x1c, 0xf000);
-        self.write(bdf, 0x20, 0xfff0_0000);
-        self.write(bdf, 0x24, 0xfff0_0000);
-        self.write(bdf, 0x2c, 0xffff_ffff);
-        self.write(bdf, 4, 7);
-    }
-}
-
-const HOST: Bdf = Bdf::new(0, 0, 0);
-const PORT: Bdf = Bdf::new(0, 3, 0);
-const OUTER: Bdf = Bdf::new(0, 4, 0);
-const NEAR: Bdf = Bdf::new(1, 0, 0);
-const INNER: Bdf = Bdf::new(2, 0, 0);
-const FAR: Bdf = Bdf::new(3, 0, 0);
+use crate::{BarIndex, Hierarchy, RootPort, RootPortConfig, Space, Window, Windows};
 
 #[test]
 fn cycles_follow_bus_numbers() {
@@ -363,37 +259,12 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// The path up from where a cycle landed must name what it was routed by.
-fn check_route(machine: &Machine, bdf: Bdf) {
-    let Some(id) = machine.topology.locate(bdf) else {
-        return;
-    };
-    assert_eq!(machine.topology.bdf(id), Some(bdf), "routed by its number");
-    let mut place = &machine.topology.places[&id];
-    while let Some((above, bridge)) = machine.topology.bridge_above(place) {
-        assert!((bridge.secondary()..=bridge.subordinate()).contains(&bdf.bus()));
-        assert!(!bridge.is_shut());
-        assert!(place.devfn < 8 || bridge.forwards_ari());
-        place = &machine.topology.places[&above];
-    }
-}
-
-fn check_decoded(machine: &Machine) {
-    let decoded = machine.topology.decoded();
-    for (i, one) in decoded.iter().enumerate() {
-        let (window, at) = (one.window, one.offset);
-        let whole = machine.topology.function(one.function).unwrap().windows();
-        let bar = whole.iter().find(|w| w.bar == window.bar).unwrap();
-        assert_eq!(bar.base + at, window.base);
-        assert!(at + window.size <= bar.size);
-        for other in &decoded[i + 1..] {
-            let same = other.function == one.function && other.window.bar == window.bar;
-            assert!(!same || other.window.base > window.base + (window.size - 1));
-        }
-    }
-}
-
 proptest! {
+    #[test]
+    fn random_accesses_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..1200)) {
+        fuzz::config(&bytes);
+    }
+
     #[test]
     fn no_guest_can_confuse_the_topology(steps in prop::collection::vec(step(), 1..80)) {
         let machine = Machine::numbered();
@@ -407,7 +278,7 @@ proptest! {
                     let at = u64::from(bdf.requester_id()) << 12 | u64::from(offset);
                     machine.topology.ecam_write(at, &data);
                     machine.topology.ecam_read(at, &mut seen[..data.len()]);
-                    check_route(&machine, bdf);
+                    check_route(&machine.topology, bdf);
                 }
                 Step::Ports(address, port, data) => {
                     machine.port_out(0xcf8, &address.to_le_bytes()).unwrap();
@@ -417,7 +288,7 @@ proptest! {
                 }
                 Step::Reset => machine.topology.reset(),
             }
-            check_decoded(&machine);
+            check_decoded(&machine.topology);
         }
         prop_assert_eq!(machine.read(HOST, 0), 0x29c0_8086);
     }
@@ -429,9 +300,9 @@ proptest! {
         for (bdf, number) in [INNER, PORT, OUTER].into_iter().zip(numbers) {
             machine.write(bdf, 0x18, number);
         }
-        check_route(&machine, Bdf::from_requester_id(probe));
+        check_route(&machine.topology, Bdf::from_requester_id(probe));
         for bus in 0..=255 {
-            check_route(&machine, Bdf::new(bus, 0, 0));
+            check_route(&machine.topology, Bdf::new(bus, 0, 0));
         }
     }
 }
