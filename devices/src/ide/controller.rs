@@ -85,7 +85,7 @@ struct Worker {
 /// The controller. See the [module](super) documentation.
 pub struct IdeController {
     config: Mutex<ConfigSpace>,
-    channels: [Arc<Channel>; 2],
+    pub(super) channels: [Arc<Channel>; 2],
     dma: Dma,
     workers: Mutex<Vec<Worker>>,
 }

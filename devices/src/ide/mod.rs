@@ -96,6 +96,8 @@ mod controller;
 mod disk;
 mod doorbell;
 mod drive;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod ports;
 mod prd;
 mod registers;

@@ -25,15 +25,9 @@ const PIECES: usize = 256;
 
 /// Serves a channel until `stop` is set and its thread is kicked.
 pub fn run(channel: &Channel, stop: &AtomicBool) {
-    let mut worker = Worker {
-        channel,
-        pieces: Vec::with_capacity(PIECES),
-    };
+    let mut worker = Worker::new(channel);
     while !stop.load(Ordering::Acquire) {
-        channel.take_doorbells();
-        while let Some((ticket, job)) = worker.take() {
-            worker.perform(&ticket, job);
-        }
+        worker.turn();
         let started = channel.lock().command.start();
         channel.doorbells.wait(started);
     }
@@ -57,13 +51,29 @@ enum Trouble {
     Medium(Direction, Failure),
 }
 
-struct Worker<'a> {
+pub struct Worker<'a> {
     channel: &'a Channel,
     /// Guest memory of the present batch.
     pieces: Vec<VolatileSlice<'a>>,
 }
 
-impl Worker<'_> {
+impl<'a> Worker<'a> {
+    /// What a channel's I/O thread is made of.
+    pub fn new(channel: &'a Channel) -> Self {
+        Self {
+            channel,
+            pieces: Vec::with_capacity(PIECES),
+        }
+    }
+
+    /// Does what there is to do.
+    pub fn turn(&mut self) {
+        self.channel.take_doorbells();
+        while let Some((ticket, job)) = self.take() {
+            self.perform(&ticket, job);
+        }
+    }
+
     fn take(&self) -> Option<(Ticket, Job)> {
         let mut state = self.channel.lock();
         let job = state.take_job()?;

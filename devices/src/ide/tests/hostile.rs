@@ -182,6 +182,13 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn random_bytes_do_no_harm(bytes in vec(any::<u8>(), 0..1500)) {
+        crate::ide::fuzz::accesses(&bytes);
+    }
+}
+
 struct NoMsi;
 
 impl MsiSink for NoMsi {
