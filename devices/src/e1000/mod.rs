@@ -55,6 +55,8 @@ mod descriptors;
 mod device;
 mod eeprom;
 mod filter;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod interrupts;
 mod nic;
 mod offload;

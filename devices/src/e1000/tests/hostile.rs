@@ -199,3 +199,10 @@ proptest! {
         prop_assert_eq!(rig.out().unwrap().1, outgoing(77));
     }
 }
+
+proptest! {
+    #[test]
+    fn random_bytes_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..1500)) {
+        super::super::fuzz::accesses(&bytes);
+    }
+}
