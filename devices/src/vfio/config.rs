@@ -441,7 +441,7 @@ fn power(real: &Device<'_>, at: u16) -> PowerManagement {
 }
 
 /// Bytes of a capability; up to the next one where its ID does not tell.
-fn length(device: &Snapshot, cap: &Found) -> u16 {
+pub(super) fn length(device: &Snapshot, cap: &Found) -> u16 {
     match cap.id {
         id::POWER_MANAGEMENT | id::VPD | id::SATA | id::ADVANCED_FEATURES => 8,
         id::MSIX => 12,

@@ -20,8 +20,11 @@ mod capabilities;
 mod config;
 mod device;
 mod events;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzz"))]
+#[cfg_attr(not(test), allow(dead_code))]
 mod fake;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod interrupts;
 mod intx;
 mod kernel;

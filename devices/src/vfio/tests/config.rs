@@ -3,32 +3,15 @@ use pci::{BarIndex, Space, Window};
 use super::*;
 use crate::vfio::backend::RegionId;
 use crate::vfio::fake::Call;
+use crate::vfio::fuzz;
 
 /// The capability list as a guest walks it: IDs and offsets.
 pub(super) fn list(rig: &Rig) -> Vec<(u8, u16)> {
-    let mut found = Vec::new();
-    let mut at = rig.read(0x34) as u16 & 0xff;
-    while at != 0 {
-        let header = rig.read(at);
-        found.push((header as u8, at));
-        at = (header >> 8) as u16 & 0xff;
-        assert!(found.len() < 48);
-    }
-    found
+    fuzz::list(&rig.device)
 }
 
 pub(super) fn extended_list(rig: &Rig) -> Vec<(u16, u16)> {
-    let (mut found, mut at) = (Vec::new(), 0x100);
-    while at != 0 {
-        let header = rig.read(at);
-        if header == 0 {
-            break;
-        }
-        found.push((header as u16, at));
-        at = (header >> 20) as u16;
-        assert!(found.len() < 1024);
-    }
-    found
+    fuzz::extended_list(&rig.device)
 }
 
 #[test]

@@ -1,13 +1,11 @@
 //! Devices whose config space is anything, and guests that write anything to it.
 
-use std::ops::Range;
-
 use proptest::prelude::*;
 
 use super::config::{extended_list, list};
 use super::*;
 use crate::vfio::backend::{RegionId, VfioBackend};
-use crate::vfio::rules::{EXTENDED, Rule, STANDARD, Treatment};
+use crate::vfio::fuzz;
 
 type Bars = Vec<(u8, u64)>;
 
@@ -48,43 +46,11 @@ fn config() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn is_shown(rules: &[Rule], id: u16) -> bool {
-    let rule = rules.iter().find(|rule| rule.id == id);
-    rule.is_some_and(|rule| !matches!(rule.treatment, Treatment::Hidden(_)))
-}
-
-/// Both lists lie where they must, hold nothing twice and nothing that is hidden.
-fn check_lists(rig: &Rig) -> Result<(), TestCaseError> {
-    let well_formed = |offsets: Vec<u16>, range: Range<u16>| {
-        let mut sorted = offsets.clone();
-        sorted.sort_unstable();
-        sorted.dedup();
-        sorted.len() == offsets.len() && sorted.iter().all(|at| range.contains(at) && at % 4 == 0)
-    };
-    let standard = list(rig);
-    prop_assert!(well_formed(
-        standard.iter().map(|c| c.1).collect(),
-        0x40..0x100
-    ));
-    for (id, _) in standard {
-        prop_assert!(is_shown(STANDARD, id.into()), "{id:#x}");
+proptest! {
+    #[test]
+    fn random_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..1500)) {
+        fuzz::device(&bytes);
     }
-    let extended = extended_list(rig);
-    prop_assert!(well_formed(
-        extended.iter().map(|c| c.1).collect(),
-        0x100..0x1000
-    ));
-    for (id, at) in &extended {
-        // A null capability leads on from 100h.
-        let null = *id == 0 && *at == 0x100;
-        prop_assert!(null || is_shown(EXTENDED, *id), "{id:#x}");
-    }
-    // Beyond the capabilities there is nothing.
-    let first = extended.iter().map(|c| c.1).min().unwrap_or(0x1000);
-    for at in (0x100..first).step_by(4) {
-        prop_assert_eq!(rig.read(at), 0);
-    }
-    Ok(())
 }
 
 proptest! {
@@ -99,7 +65,7 @@ proptest! {
         let mut hardware = device(config, &bars);
         hardware.can_reset = can_reset;
         let rig = Rig::new(hardware);
-        check_lists(&rig)?;
+        fuzz::check_lists(&rig.device);
         for (bar, _) in bars {
             prop_assert!(rig.hardware.region(RegionId::Bar(BarIndex(bar))).size > 0);
             rig.device.fast_paths(BarIndex(bar));
@@ -128,7 +94,7 @@ proptest! {
         }
         prop_assert_eq!(rig.read(0), identity);
         prop_assert_eq!((list(&rig), extended_list(&rig)), lists);
-        check_lists(&rig)?;
+        fuzz::check_lists(&rig.device);
     }
 
     /// A ROM is anything, too.
