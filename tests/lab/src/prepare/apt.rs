@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// A program the lab runs and the package that brings it.
-const PROGRAMS: [(&str, &str); 10] = [
+const PROGRAMS: [(&str, &str); 11] = [
     ("busybox", "busybox-static"),
     ("modprobe", "kmod"),
     ("lspci", "pciutils"),
@@ -25,6 +25,8 @@ const PROGRAMS: [(&str, &str); 10] = [
     ("xz", "xz-utils"),
     // For the tests of the ACPI tables.
     ("iasl", "acpica-tools"),
+    // For the fuzzer, which is compiled with it.
+    ("c++", "g++"),
 ];
 
 /// The Debian release whose kernel and QEMU make up the emulated host, whatever the machine itself runs.

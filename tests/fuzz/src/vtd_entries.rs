@@ -1,0 +1,4 @@
+//! The interrupt table of a VT-d.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| iommu::vtd::fuzz::entries(bytes));

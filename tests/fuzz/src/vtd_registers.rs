@@ -1,0 +1,4 @@
+//! The registers of a VT-d.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| iommu::vtd::fuzz::registers(bytes));

@@ -1,0 +1,4 @@
+//! Root, context and page tables of a VT-d.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| iommu::vtd::fuzz::tables(bytes));
