@@ -60,6 +60,8 @@ impl Unit {
             // Emulated devices are not waited for.
             draining: false,
             wide_descriptors: false,
+            scalable: false,
+            first_stage: false,
         };
         let listener = Arc::new(Listener {
             msi: parts.msi,

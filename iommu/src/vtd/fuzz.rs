@@ -68,6 +68,8 @@ fn unit(bytes: &[u8]) -> (Vtd, Input<'_>) {
         device_tlb: flags & 64 == 0,
         draining: flags & 32 == 0,
         wide_descriptors: flags & 128 != 0,
+        scalable: flags & 128 != 0,
+        first_stage: flags & 32 == 0,
     };
     let ram = [(GuestAddress(0), RAM)];
     let memory = GuestMemoryMmap::from_ranges(&ram).unwrap_or_default();

@@ -10,7 +10,7 @@ use super::memory::read_entry;
 use super::protected::Protected;
 use super::tables::{PageEntry, level_shift};
 use super::translate::INTERRUPTS;
-use super::walk::{Page, Stage};
+use super::walk::{Page, Stage, Tables};
 
 /// A requester's I/O virtual addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,11 +50,12 @@ impl Vtd {
             Err(_) => AddressSpace::Nothing,
             Ok(context) => match context.stage {
                 Stage::PassThrough => self.identity(context.width),
-                Stage::Tables { root, levels } => AddressSpace::Domain {
+                Stage::Tables(Tables { root, levels }) => AddressSpace::Domain {
                     domain: context.domain,
                     root,
                     levels,
                 },
+                Stage::First(_) | Stage::Nested(..) => AddressSpace::Nothing,
             },
         }
     }
