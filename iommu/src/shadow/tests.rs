@@ -1,5 +1,6 @@
 mod fake;
 mod random;
+mod scalable;
 mod whole;
 
 use self::fake::Host;

@@ -19,8 +19,11 @@ pub(crate) enum AddressSpace {
     Nothing,
     /// Guest-physical addresses of so many bits, but for protected memory.
     Identity { width: u8, protected: Protected },
-    /// Those of a domain.
+    /// Those of a domain, by second-stage tables.
     Domain { domain: u16, root: u64, levels: u8 },
+    /// Those of a first stage, alone or nested: more than can be mirrored, as software need not
+    /// announce what it adds to its tables (VT-d 4.1 §6.1).
+    FirstStage,
 }
 
 impl AddressSpace {
@@ -55,7 +58,7 @@ impl Vtd {
                     root,
                     levels,
                 },
-                Stage::First(_) | Stage::Nested(..) => AddressSpace::Nothing,
+                Stage::First(_) | Stage::Nested(..) => AddressSpace::FirstStage,
             },
         }
     }

@@ -9,7 +9,7 @@ mod queue;
 mod reasons;
 pub(crate) mod reference;
 mod registers;
-mod scalable;
+pub(crate) mod scalable;
 mod translation;
 
 use std::ops::Range;
