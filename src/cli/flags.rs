@@ -127,10 +127,11 @@ pub struct Run {
     /// Put an Intel VT-d between the guest's devices and its memory, for its kernel to turn on.
     /// aw is the width of I/O virtual addresses [default: 48]; intremap=off leaves interrupts
     /// alone, and eim=off APIC ids at 8 bits; caching-mode=auto is on, without which no device
-    /// can be assigned; snoop-control=on lets the guest ask for DMA to be snooped [default: off]
+    /// can be assigned; snoop-control=on lets the guest ask for DMA to be snooped [default: off];
+    /// scalable=on offers scalable mode [default: off]
     #[arg(
         long,
-        value_name = "vtd[,aw=39|48|57][,intremap=on|off][,eim=on|off][,caching-mode=…][,snoop-control=…]"
+        value_name = "vtd[,aw=39|48|57][,intremap=on|off][,eim=on|off][,caching-mode=…][,snoop-control=…][,scalable=…]"
     )]
     iommu: Option<String>,
 

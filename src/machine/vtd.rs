@@ -48,6 +48,7 @@ impl Unit {
             eim,
             caching_mode,
             snoop_control,
+            scalable,
         } = *parts.config;
         let config = VtdConfig {
             width,
@@ -60,8 +61,10 @@ impl Unit {
             // Emulated devices are not waited for.
             draining: false,
             wide_descriptors: false,
-            scalable: false,
-            first_stage: false,
+            scalable,
+            // With caching mode Linux would still take first-stage tables, if offered, which
+            // assigned devices cannot follow.
+            first_stage: scalable && !caching_mode,
         };
         let listener = Arc::new(Listener {
             msi: parts.msi,
