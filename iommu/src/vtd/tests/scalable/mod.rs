@@ -43,6 +43,13 @@ pub const AW48: u64 = 2 << 2;
 /// Nested: where memory is for the first stage. The second stage takes it from there to 0.
 pub const BEHIND: u64 = 1 << 30;
 
+/// Turns translation on by a scalable-mode root table.
+pub fn start(rig: &Rig) {
+    rig.w64(offset::RTADDR, ROOT | 1 << 10);
+    rig.w32(offset::GCMD, SRTP);
+    rig.w32(offset::GCMD, TE);
+}
+
 /// A rig whose root table is a scalable-mode one.
 pub struct Scalable {
     rig: Rig,
@@ -63,14 +70,8 @@ impl Scalable {
     }
 
     pub fn with(config: VtdConfig) -> Self {
-        Self::of(Rig::with(config))
-    }
-
-    /// Makes a rig one.
-    pub fn of(rig: Rig) -> Self {
-        rig.w64(offset::RTADDR, ROOT | 1 << 10);
-        rig.w32(offset::GCMD, SRTP);
-        rig.w32(offset::GCMD, TE);
+        let rig = Rig::with(config);
+        start(&rig);
         Self { rig }
     }
 
