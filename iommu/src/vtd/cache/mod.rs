@@ -194,6 +194,12 @@ impl Cache {
         Held(shard.unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// An invalidation would have to wait.
+    #[cfg(test)]
+    pub fn is_held(&self, requester: Bdf) -> bool {
+        self.shard(requester).try_write().is_err()
+    }
+
     /// Keeps what a walk found, unless something was invalidated since `generation`.
     pub fn keep(&self, generation: u64, context: Context, page: Option<Page>) {
         let shard = &mut *self
