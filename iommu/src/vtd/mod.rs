@@ -13,9 +13,10 @@
 //!   announces to have changed, *before* the guest is told that it took effect.
 //!
 //! A DMA's way: [`Vtd`] asks the caches, then walks root and context table, in scalable mode the
-//! PASID tables, and the page tables of one stage or of both, and keeps what it found. Stale entries are served until they are invalidated, and
-//! not after. An access that has its translation when the invalidation comes is not waited
-//! for here: that is for the sink, and [`VtdConfig::draining`] says whether it does.
+//! PASID tables, and the page tables of one stage or of both, and keeps what it found. Stale
+//! entries are served until they are invalidated, and not after. An access that has its
+//! translation when the invalidation comes is not waited for here: that is for the sink, and
+//! [`VtdConfig::draining`] says whether it does.
 //!
 //! Not modelled: requests with PASID, page requests, second-stage A/D bits, posted interrupts,
 //! advanced fault logging, write-buffer flushing, performance monitoring. None is offered.
