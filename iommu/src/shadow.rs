@@ -20,6 +20,10 @@
 //! What the host does not map, or a limit forbids, is a fault that the unit records at once, as
 //! the device's own accesses fault in the host, where the guest does not see them.
 //!
+//! In scalable mode it follows pass-through and second-stage tables. What a guest adds to
+//! first-stage tables it need not announce, so with those a device reaches nothing, and
+//! [`ShadowError::FirstStage`] says so.
+//!
 //! Where it differs from the guest's tables:
 //! - What is not RAM, such as another device's registers, is not mapped.
 //! - What the guest lets the device only write, it may read too: [`HostMapper`] has no
@@ -113,6 +117,17 @@ pub enum ShadowError {
         #[source]
         source: MapError,
     },
+    /// The guest has first-stage tables for the device, which cannot be followed. It is said once,
+    /// until the guest has others.
+    #[error(
+        "{name} reaches nothing: the guest gives it first-stage tables and need not announce \
+         what it adds to them; have the guest use second-stage tables, which are all that it is \
+         offered with caching-mode=on"
+    )]
+    FirstStage {
+        /// The device.
+        name: Arc<str>,
+    },
     /// The guest maps more than the limits allow; the device reaches a part of it.
     #[error("the guest maps more for {name} than is allowed")]
     Limit {
@@ -196,8 +211,8 @@ impl Shadow {
     /// Makes everything as the tables say now: when the device is attached.
     pub fn replay(&self) -> Result<Followed, ShadowError> {
         let state = &mut *self.state();
-        state.space = self.space(state);
-        self.synchronize(state, EVERYTHING)
+        let space = self.space(state);
+        self.enter(state, space)
     }
 
     /// Follows the devices to new requester ids, and makes everything as the tables say for
@@ -205,8 +220,8 @@ impl Shadow {
     pub fn set_requesters(&self, requesters: Vec<Bdf>) -> Result<Followed, ShadowError> {
         let state = &mut *self.state();
         state.requesters = requesters;
-        state.space = self.space(state);
-        self.synchronize(state, EVERYTHING)
+        let space = self.space(state);
+        self.enter(state, space)
     }
 
     /// Follows what the guest has announced. When this returns without [`ShadowError::Unmap`],
@@ -216,8 +231,7 @@ impl Shadow {
         let state = &mut *self.state();
         let space = self.space(state);
         if space != state.space {
-            state.space = space;
-            return self.synchronize(state, EVERYTHING);
+            return self.enter(state, space);
         }
         let domain = space.domain();
         let mut requesters = state.requesters.iter();
@@ -237,6 +251,18 @@ impl Shadow {
         state.ended = true;
         state.space = AddressSpace::Nothing;
         self.synchronize(state, EVERYTHING)
+    }
+
+    /// Makes everything as an address space says.
+    fn enter(&self, state: &mut State, space: AddressSpace) -> Result<Followed, ShadowError> {
+        let before = std::mem::replace(&mut state.space, space);
+        let followed = self.synchronize(state, EVERYTHING)?;
+        match space {
+            AddressSpace::FirstStage if before != space => Err(ShadowError::FirstStage {
+                name: self.config.name.clone(),
+            }),
+            _ => Ok(followed),
+        }
     }
 
     /// Where the devices' address space is, if they have one in common.
@@ -277,7 +303,7 @@ impl Shadow {
         let limits = &self.config.limits;
         let mut wanted = Wanted::new(limits.mappings);
         let complete = match space {
-            AddressSpace::Nothing => true,
+            AddressSpace::Nothing | AddressSpace::FirstStage => true,
             AddressSpace::Identity { width, protected } => {
                 let end = 1_u64.checked_shl(width.into()).unwrap_or(u64::MAX);
                 let range = range.start..range.end.min(end);

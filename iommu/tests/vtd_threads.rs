@@ -34,6 +34,8 @@ impl Machine {
             device_tlb: false,
             draining: true,
             wide_descriptors: false,
+            scalable: false,
+            first_stage: false,
         };
         let vtd = Vtd::new(config, memory.clone(), Arc::new(Deaf));
         let machine = Self { memory, vtd };

@@ -128,10 +128,10 @@ pub struct Run {
     /// aw is the width of I/O virtual addresses [default: 48]; intremap=off leaves interrupts
     /// alone, and eim=off APIC ids at 8 bits; caching-mode=auto is on where a device is
     /// assigned, which needs it, or may come; snoop-control=on lets the guest ask for DMA to be
-    /// snooped [default: off]
+    /// snooped [default: off]; scalable=on offers scalable mode [default: off]
     #[arg(
         long,
-        value_name = "vtd[,aw=39|48|57][,intremap=on|off][,eim=on|off][,caching-mode=…][,snoop-control=…]"
+        value_name = "vtd[,aw=39|48|57][,intremap=on|off][,eim=on|off][,caching-mode=…][,snoop-control=…][,scalable=…]"
     )]
     iommu: Option<String>,
 

@@ -24,6 +24,8 @@ pub struct Iommu {
     pub caching_mode: bool,
     /// The guest may ask for DMA to be snooped.
     pub snoop_control: bool,
+    /// It has scalable mode.
+    pub scalable: bool,
 }
 
 /// An `--iommu` as it was written.
@@ -34,6 +36,7 @@ pub struct IommuSpec {
     eim: Option<bool>,
     caching_mode: CachingMode,
     snoop_control: bool,
+    scalable: bool,
 }
 
 /// `auto` is `on` where a device is assigned or may come.
@@ -96,6 +99,7 @@ struct Wishes {
     eim: Option<Switch>,
     caching_mode: CachingMode,
     snoop_control: Option<Switch>,
+    scalable: Option<Switch>,
 }
 
 impl From<Wishes> for IommuSpec {
@@ -106,6 +110,7 @@ impl From<Wishes> for IommuSpec {
             eim: wishes.eim.map(|Switch(on)| on),
             caching_mode: wishes.caching_mode,
             snoop_control: wishes.snoop_control.is_some_and(|Switch(on)| on),
+            scalable: wishes.scalable.is_some_and(|Switch(on)| on),
         }
     }
 }
@@ -114,7 +119,14 @@ impl FromStr for IommuSpec {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        const KEYS: [&str; 5] = ["aw", "intremap", "eim", "caching-mode", "snoop-control"];
+        const KEYS: [&str; 6] = [
+            "aw",
+            "intremap",
+            "eim",
+            "caching-mode",
+            "snoop-control",
+            "scalable",
+        ];
         let (kind, rest) = leading(text);
         if kind.is_empty() {
             return Err(OptionError::Empty("vtd"));
@@ -129,6 +141,7 @@ impl FromStr for IommuSpec {
             eim: options.read("eim")?,
             caching_mode: options.read("caching-mode")?.unwrap_or_default(),
             snoop_control: options.read("snoop-control")?,
+            scalable: options.read("scalable")?,
         };
         Ok(wishes.into())
     }
@@ -148,6 +161,7 @@ impl<'de> Deserialize<'de> for IommuSpec {
             caching_mode: CachingMode,
             #[serde(rename = "snoop-control")]
             snoop_control: Option<Switch>,
+            scalable: Option<Switch>,
         }
         let table = Table::deserialize(deserializer)?;
         let width = table.aw.map(|bits| bits.to_string().parse());
@@ -157,6 +171,7 @@ impl<'de> Deserialize<'de> for IommuSpec {
             eim: table.eim,
             caching_mode: table.caching_mode,
             snoop_control: table.snoop_control,
+            scalable: table.scalable,
         };
         Ok(wishes.into())
     }
@@ -189,6 +204,7 @@ pub(super) fn iommu(
         eim: value.eim.unwrap_or(value.interrupt_remapping),
         caching_mode,
         snoop_control: value.snoop_control,
+        scalable: value.scalable,
     }))
 }
 
@@ -223,6 +239,7 @@ mod tests {
             eim: true,
             caching_mode: false,
             snoop_control: false,
+            scalable: false,
         };
         assert_eq!(made("vtd"), Ok(all));
         let few = Iommu {
@@ -231,9 +248,11 @@ mod tests {
             eim: false,
             caching_mode: true,
             snoop_control: true,
+            scalable: true,
         };
-        let text = "vtd,aw=39,intremap=off,caching-mode=on,snoop-control=on";
+        let text = "vtd,aw=39,intremap=off,caching-mode=on,snoop-control=on,scalable=on";
         assert_eq!(made(text), Ok(few));
+        assert_eq!(made("vtd,scalable=off"), Ok(all));
         let xapic = Iommu { eim: false, ..all };
         assert_eq!(made("vtd,eim=off,caching-mode=auto"), Ok(xapic));
         assert_eq!(iommu(None, &[], None).unwrap(), None);
@@ -255,9 +274,9 @@ mod tests {
 
     #[test]
     fn text_and_table_say_the_same() {
-        let text = "vtd,aw=57,intremap=on,eim=off,caching-mode=on,snoop-control=on";
+        let text = "vtd,aw=57,intremap=on,eim=off,caching-mode=on,snoop-control=on,scalable=on";
         let keys = "kind = 'vtd'\naw = 57\nintremap = true\neim = 'off'\n\
-                    caching-mode = 'on'\nsnoop-control = 'on'";
+                    caching-mode = 'on'\nsnoop-control = 'on'\nscalable = true";
         assert_eq!(table(keys), text.parse().map_err(|_| String::new()));
         assert_eq!(table("kind = 'vtd'"), "vtd".parse().map_err(|_| "".into()));
     }
@@ -270,6 +289,7 @@ mod tests {
             ("vtd,aw=40", "aw: '40' is none of 39, 48, 57"),
             ("vtd,intremap", "'intremap' needs a value"),
             ("vtd,eim=1", "eim: '1' is neither on nor off"),
+            ("vtd,scalable=1", "scalable: '1' is neither on nor off"),
             ("vtd,caching-mode=no", "'no' is none of auto, on, off"),
             (
                 "vtd,pasid=on",

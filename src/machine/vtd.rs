@@ -42,24 +42,7 @@ pub struct Unit {
 impl Unit {
     /// A unit as after power-on, at its place. [`Self::wire`] must follow.
     pub fn new(parts: Parts<'_>) -> Result<Self, Error> {
-        let config::Iommu {
-            width,
-            interrupt_remapping,
-            eim,
-            caching_mode,
-            snoop_control,
-        } = *parts.config;
-        let config = VtdConfig {
-            width,
-            host_width: parts.phys_bits,
-            interrupt_remapping,
-            eim,
-            caching_mode,
-            snoop_control,
-            device_tlb: false,
-            draining: true,
-            wide_descriptors: false,
-        };
+        let config = offered(parts.config, parts.phys_bits);
         let listener = Arc::new(Listener {
             msi: parts.msi,
             followers: Arc::default(),
@@ -106,6 +89,33 @@ impl Unit {
     }
 }
 
+/// What the model is to offer for a configuration.
+fn offered(config: &config::Iommu, phys_bits: u8) -> VtdConfig {
+    let config::Iommu {
+        width,
+        interrupt_remapping,
+        eim,
+        caching_mode,
+        snoop_control,
+        scalable,
+    } = *config;
+    VtdConfig {
+        width,
+        host_width: phys_bits,
+        interrupt_remapping,
+        eim,
+        caching_mode,
+        snoop_control,
+        device_tlb: false,
+        draining: true,
+        wide_descriptors: false,
+        scalable,
+        // Linux takes first-stage tables wherever they are offered, with caching mode too, and
+        // assigned devices cannot follow them.
+        first_stage: scalable && !caching_mode,
+    }
+}
+
 /// Holds weakly who holds the unit.
 struct Listener {
     msi: Arc<dyn MsiSink>,
@@ -124,7 +134,7 @@ impl VtdSink for Listener {
         self.followers.follow(change);
         let vtd = self.vtd.get().and_then(Weak::upgrade);
         self.drain.wait(|requester| match &vtd {
-            Some(vtd) => change.concerns(requester, vtd.domain_of(requester)),
+            Some(vtd) => vtd.may_concern(change, requester),
             None => true,
         });
     }
@@ -141,5 +151,33 @@ impl VtdSink for Listener {
         if let Some(routes) = routes.upgrade() {
             routes.follow();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use iommu::vtd::Width;
+
+    use super::*;
+
+    fn capabilities(scalable: bool, caching_mode: bool) -> [bool; 3] {
+        let config = config::Iommu {
+            width: Width::Bits48,
+            interrupt_remapping: true,
+            eim: true,
+            caching_mode,
+            snoop_control: false,
+            scalable,
+        };
+        let ecap = offered(&config, 46).extended_capability();
+        [ecap.scalable(), ecap.second_stage(), ecap.first_stage()]
+    }
+
+    #[test]
+    fn first_stage_tables_are_offered_where_no_device_is_assigned() {
+        assert_eq!(capabilities(false, false), [false; 3]);
+        assert_eq!(capabilities(false, true), [false; 3]);
+        assert_eq!(capabilities(true, true), [true, true, false]);
+        assert_eq!(capabilities(true, false), [true, true, true]);
     }
 }

@@ -48,6 +48,8 @@ mod tests {
             device_tlb: false,
             draining: false,
             wide_descriptors: false,
+            scalable: false,
+            first_stage: false,
         };
         VtdRegisters(Arc::new(Vtd::new(config, Arc::new(memory), Arc::new(Deaf))))
     }

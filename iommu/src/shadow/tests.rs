@@ -1,5 +1,6 @@
 mod fake;
 mod random;
+mod scalable;
 mod whole;
 
 use self::fake::Host;
@@ -18,9 +19,13 @@ struct Shadowed {
 impl Shadowed {
     /// With a unit that is off, and tables to be filled.
     fn off(limits: ShadowLimits) -> Self {
+        Self::off_with(CONFIG, limits)
+    }
+
+    fn off_with(config: VtdConfig, limits: ShadowLimits) -> Self {
         let rig = Rig::with(VtdConfig {
             caching_mode: true,
-            ..CONFIG
+            ..config
         });
         let top = rig.domain(NIC, 5);
         let host = Arc::new(Host::new(rig.memory.clone()));

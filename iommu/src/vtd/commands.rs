@@ -11,16 +11,17 @@ use super::Vtd;
 use super::cache::{ContextScope, PageScope};
 use super::config::MAX_ADDRESS_MASK;
 use super::protected::Protected;
-use super::registers::{Global, QueuePointer};
+use super::registers::{Global, QueuePointer, TableMode};
 use super::sink::TranslationChange;
 
 /// The right to carry out commands: one thread at a time has it.
 pub(super) type Commands<'a> = MutexGuard<'a, ()>;
 
-/// Granularities of an invalidation, in registers and descriptors alike.
+/// Granularities of an invalidation, in registers and descriptors alike; with PASIDs, the second
+/// is the whole PASID.
 const GLOBAL: u8 = 1;
-const DOMAIN: u8 = 2;
-const SELECTIVE: u8 = 3;
+pub(super) const DOMAIN: u8 = 2;
+pub(super) const SELECTIVE: u8 = 3;
 
 impl Vtd {
     /// Software writes GCMD: bits that set a pointer, and levels that differ from GSTS.
@@ -159,9 +160,14 @@ impl Vtd {
     /// Forgets contexts, here and in whoever shadows them.
     pub(super) fn invalidate_contexts(&self, scope: ContextScope) {
         self.cache.invalidate_contexts(scope);
+        let scalable = self.live.root().mode() == TableMode::Scalable;
         self.sink.translations_changed(match scope {
             ContextScope::Global => TranslationChange::All,
-            ContextScope::Domain(domain) => TranslationChange::Domain(domain),
+            // Such context entries are in no domain.
+            ContextScope::Domain(_) if scalable => TranslationChange::All,
+            ContextScope::Domain(domain) | ContextScope::Pasids { domain, .. } => {
+                TranslationChange::Domain(domain)
+            }
             ContextScope::Device {
                 source,
                 function_mask,
@@ -187,6 +193,9 @@ impl Vtd {
                 iova,
                 len: 0x1000 << order,
             },
+            PageScope::Pasid { domain, pasid } | PageScope::PasidPages { domain, pasid, .. } => {
+                TranslationChange::Pasid { domain, pasid }
+            }
         });
     }
 

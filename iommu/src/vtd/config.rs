@@ -1,7 +1,7 @@
 //! What a unit is made to offer, and how its capability registers say so.
 
 use super::faults::RECORDS;
-use super::registers::{Capability, ExtendedCapability, offset};
+use super::registers::{Capability, ExtendedCapability, SCALABLE_VERSION, VERSION, offset};
 
 /// The widest I/O virtual addresses that a unit translates. Narrower ones are offered too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, serde::Serialize)]
@@ -76,9 +76,16 @@ pub struct VtdConfig {
     /// translated before: DWD and DRD. The unit does not see accesses end, so it is for
     /// whoever made the sink to say.
     pub draining: bool,
-    /// The queue may have 256-bit descriptors. The manual ties them to scalable mode, so
-    /// leave it off until that is offered.
+    /// The queue may have 256-bit descriptors. They come with scalable mode, whatever this is.
     pub wide_descriptors: bool,
+    /// Scalable mode: PASID tables, with second-stage tables and pass-through in their
+    /// entries. There are no requests with PASID; those without take that of their context
+    /// entry.
+    pub scalable: bool,
+    /// First-stage tables in scalable mode, alone or nested. Software need not announce what
+    /// it adds to them, with caching mode either, so whoever shadows tables should not offer
+    /// them. Means nothing without scalable mode or with a width of less than 48 bits.
+    pub first_stage: bool,
 }
 
 impl VtdConfig {
@@ -95,6 +102,25 @@ impl VtdConfig {
     /// 32-bit APIC ids are offered.
     pub(super) fn extended_interrupts(&self) -> bool {
         self.interrupt_remapping && self.eim
+    }
+
+    /// The queue may have 256-bit descriptors.
+    pub(super) fn takes_wide_descriptors(&self) -> bool {
+        self.wide_descriptors || self.scalable
+    }
+
+    /// First-stage tables are offered. Their addresses are canonical ones of 48 or 57 bits.
+    pub(super) fn has_first_stage(&self) -> bool {
+        self.scalable && self.first_stage && self.width >= Width::Bits48
+    }
+
+    /// VER.
+    pub(super) fn version(&self) -> u32 {
+        if self.scalable {
+            SCALABLE_VERSION
+        } else {
+            VERSION
+        }
     }
 
     /// CAP.
@@ -116,6 +142,10 @@ impl VtdConfig {
         cap.set_read_drain(self.draining);
         cap.set_sirtp_invalidates(self.interrupt_remapping);
         cap.set_srtp_invalidates(true);
+        if self.has_first_stage() {
+            cap.set_first_stage_giant(true);
+            cap.set_first_stage_five(self.width == Width::Bits57);
+        }
         cap
     }
 
@@ -132,6 +162,18 @@ impl VtdConfig {
         ecap.set_iotlb_offset((offset::IVA >> 4) as u16);
         if self.interrupt_remapping {
             ecap.set_max_handle_mask(MAX_HANDLE_MASK);
+        }
+        if self.scalable {
+            ecap.set_scalable(true);
+            ecap.set_second_stage(true);
+            ecap.set_scalable_coherent(true);
+            ecap.set_rid_pasid(true);
+        }
+        if self.has_first_stage() {
+            ecap.set_first_stage(true);
+            ecap.set_nested(true);
+            ecap.set_supervisor(true);
+            ecap.set_rid_privilege(true);
         }
         ecap
     }

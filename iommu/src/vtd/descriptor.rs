@@ -6,7 +6,7 @@ use bitfield::bitfield;
 use pci::Bdf;
 
 use super::cache::{ContextScope, PageScope};
-use super::commands::{context_scope, page_scope};
+use super::commands::{DOMAIN, SELECTIVE, context_scope, page_scope};
 use super::config::{MAX_HANDLE_MASK, VtdConfig};
 use super::registers::{InvalidateAddress, QueueError};
 
@@ -42,6 +42,7 @@ bitfield! {
     u16, domain, _: 31, 16;
     u16, source, _: 47, 32;
     u8, function_mask, _: 49, 48;
+    u32, pasid, _: 51, 32;
     /// Interrupt entries: index-selective.
     selective, _: 4;
     u8, index_mask, _: 31, 27;
@@ -58,6 +59,9 @@ const IOTLB: (u64, u64) = (0xffff_00ff, 0xffff_ffff_ffff_f07f);
 const DEVICE_TLB: (u64, u64) = (0xfff0_ffff_001f_f00f, 0xffff_ffff_ffff_f001);
 const ENTRIES: (u64, u64) = (0x0000_ffff_f800_001f, 0);
 const WAIT: (u64, u64) = (0xffff_ffff_0000_007f, !3);
+const PASID_IOTLB: (u64, u64) = (0x000f_ffff_ffff_003f, 0xffff_ffff_ffff_f07f);
+const PASID_CACHE: (u64, u64) = (0x000f_ffff_ffff_003f, 0);
+const PASID_DEVICE_TLB: (u64, u64) = (0xffff_ffff_ffff_f1ff, 0xffff_ffff_ffff_f801);
 
 /// Decodes a descriptor of two or four quadwords.
 pub(super) fn decode(quads: &[u64], config: &VtdConfig) -> Result<Request, QueueError> {
@@ -65,6 +69,8 @@ pub(super) fn decode(quads: &[u64], config: &VtdConfig) -> Result<Request, Queue
         return Err(QueueError::Fetch);
     };
     let head = Head(*low);
+    // Those with PASIDs are of 256 bits only.
+    let with_pasids = config.scalable && !rest.is_empty();
     let kind = head.type_low() | head.type_high() << 4;
     let allowed = match kind {
         1 => CONTEXT,
@@ -72,7 +78,10 @@ pub(super) fn decode(quads: &[u64], config: &VtdConfig) -> Result<Request, Queue
         3 if config.device_tlb => DEVICE_TLB,
         4 if config.interrupt_remapping => ENTRIES,
         5 => WAIT,
-        // Those with PASIDs, and page group responses, are for scalable mode.
+        6 if with_pasids => PASID_IOTLB,
+        7 if with_pasids => PASID_CACHE,
+        8 if with_pasids && config.device_tlb => PASID_DEVICE_TLB,
+        // Page group responses among them.
         _ => return Err(QueueError::InvalidType),
     };
     if low & !allowed.0 != 0 || high & !allowed.1 != 0 || rest.iter().any(|&quad| quad != 0) {
@@ -81,8 +90,10 @@ pub(super) fn decode(quads: &[u64], config: &VtdConfig) -> Result<Request, Queue
     match kind {
         1 => contexts(head),
         2 => pages(head, InvalidateAddress(*high)),
-        3 => Ok(Request::DeviceTlb),
+        3 | 8 => Ok(Request::DeviceTlb),
         4 => entries(head),
+        6 => pasid_pages(head, InvalidateAddress(*high)),
+        7 => pasid_entries(head),
         _ => Ok(Request::Wait(Wait {
             status: head.status_write().then_some((*high, head.status_data())),
             interrupt: head.interrupt(),
@@ -111,6 +122,44 @@ fn pages(head: Head, address: InvalidateAddress) -> Result<Request, QueueError> 
     )
     .map(Request::Pages)
     .ok_or(QueueError::Reserved)
+}
+
+/// What a PASID-based IOTLB invalidation is about. The address mask has no limit: Linux keeps
+/// to none here, and any is as easily covered.
+fn pasid_pages(head: Head, address: InvalidateAddress) -> Result<Request, QueueError> {
+    let (domain, pasid, order) = (head.domain(), head.pasid(), address.mask());
+    let scope = match head.granularity() {
+        DOMAIN => PageScope::Pasid { domain, pasid },
+        SELECTIVE => PageScope::PasidPages {
+            domain,
+            pasid,
+            iova: address.address() & u64::MAX.checked_shl(12 + u32::from(order)).unwrap_or(0),
+            order,
+        },
+        _ => return Err(QueueError::Reserved),
+    };
+    Ok(Request::Pages(scope))
+}
+
+/// What a PASID cache invalidation is about. Its granularities are others (§6.5.2.2).
+fn pasid_entries(head: Head) -> Result<Request, QueueError> {
+    const ALL_PASIDS: u8 = 0;
+    const PASID: u8 = 1;
+    const GLOBAL: u8 = 3;
+    let domain = head.domain();
+    let scope = match head.granularity() {
+        ALL_PASIDS => ContextScope::Pasids {
+            domain,
+            pasid: None,
+        },
+        PASID => ContextScope::Pasids {
+            domain,
+            pasid: Some(head.pasid()),
+        },
+        GLOBAL => ContextScope::Global,
+        _ => return Err(QueueError::Reserved),
+    };
+    Ok(Request::Contexts(scope))
 }
 
 fn entries(head: Head) -> Result<Request, QueueError> {

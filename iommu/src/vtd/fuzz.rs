@@ -39,6 +39,8 @@ fn unit(bytes: &[u8]) -> (Vtd, Input<'_>) {
         device_tlb: flags & 64 == 0,
         draining: flags & 32 == 0,
         wide_descriptors: flags & 128 != 0,
+        scalable: flags & 128 != 0,
+        first_stage: flags & 32 == 0,
     };
     let ram = [(GuestAddress(0), RAM)];
     let memory = GuestMemoryMmap::from_ranges(&ram).unwrap_or_default();
@@ -81,16 +83,73 @@ pub fn tables(bytes: &[u8]) {
     vtd.write(offset::GCMD, 4, SRTP | TE);
     while !input.is_empty() {
         let requester = Bdf::from_requester_id(input.u16());
-        let (iova, len) = (input.u64(), u64::from(input.u16()) + 1);
-        let access = match input.u8() & 1 {
-            0 => Access::Read,
-            _ => Access::Write,
-        };
-        if let Ok(to) = vtd.translate(requester, iova, len, access) {
-            assert!((1..=len).contains(&to.len));
-            let untouched = to.gpa == iova;
-            assert!(untouched || to.gpa >> vtd.config.address_bits() == 0);
-            assert!(untouched || !(0xfee0_0000..0xfef0_0000).contains(&to.gpa));
+        translate(&vtd, &mut input, requester);
+    }
+}
+
+/// A request.
+fn translate(vtd: &Vtd, input: &mut Input<'_>, requester: Bdf) {
+    let (iova, len) = (input.u64(), u64::from(input.u16()) + 1);
+    let access = match input.u8() & 1 {
+        0 => Access::Read,
+        _ => Access::Write,
+    };
+    if let Ok(to) = vtd.translate(requester, iova, len, access) {
+        assert!((1..=len).contains(&to.len));
+        let untouched = to.gpa == iova;
+        assert!(untouched || to.gpa >> vtd.config.address_bits() == 0);
+        assert!(untouched || !(0xfee0_0000..0xfef0_0000).contains(&to.gpa));
+    }
+}
+
+/// Scalable mode: PASID entries and page tables of arbitrary bytes behind valid tables, if they
+/// are offered, with writes to all of them and invalidations between the requests.
+pub fn scalable(bytes: &[u8]) {
+    const TABLES: [u64; 4] = [0x1_8000, 0x1_9000, 0x1_a000, 0x1_b000];
+    let (vtd, mut input) = unit(bytes);
+    let poke = |at: u64, value: u64| {
+        let _ = vtd
+            .memory
+            .write_slice(&value.to_le_bytes(), GuestAddress(at));
+    };
+    for table in TABLES {
+        let _ = vtd.memory.write_slice(&[0; 0x1000], GuestAddress(table));
+    }
+    // Bus 0, its functions 0 to 7: PASIDs 0 to 7.
+    let [root, contexts, directory, pasids] = TABLES;
+    poke(root, contexts | 1);
+    poke(directory, pasids | 1);
+    for function in 0..8 {
+        poke(contexts + function * 32, directory | 1);
+        poke(contexts + function * 32 + 8, function);
+        let (kind, low) = (u64::from(input.u8()), u64::from(input.u16()));
+        let page = |number: u16| u64::from(number & 0x1f) << 12;
+        poke(
+            pasids + function * 64,
+            page(low as u16) | (kind & 0x7f) << 2 | 1,
+        );
+        poke(pasids + function * 64 + 8, low & 3);
+        poke(pasids + function * 64 + 16, page(input.u16()) | kind >> 6);
+    }
+    vtd.write(offset::IQA, 8, QUEUE | 1 << 11);
+    vtd.write(offset::RTADDR, 8, root | 1 << 10);
+    vtd.write(offset::GCMD, 4, SRTP);
+    vtd.write(offset::GCMD, 4, TE | QIE);
+    while !input.is_empty() {
+        let what = input.u8();
+        match what >> 4 {
+            0..=10 => translate(&vtd, &mut input, Bdf::new(0, 0, what & 7)),
+            11..=13 => poke((u64::from(input.u32()) % RAM as u64) & !7, input.u64()),
+            _ => {
+                let low = input.u64() & 0x000f_ffff_ffff_0030 | u64::from(what & 7);
+                for (at, quad) in (QUEUE..).step_by(8).zip([low, input.u64(), 0, 0]) {
+                    poke(at, quad);
+                }
+                vtd.write(offset::GCMD, 4, TE);
+                vtd.write(offset::IQT, 8, 32);
+                vtd.write(offset::GCMD, 4, TE | QIE);
+                vtd.write(offset::FSTS, 4, 0x10);
+            }
         }
     }
 }

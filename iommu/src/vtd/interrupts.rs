@@ -8,8 +8,9 @@ use pci::{Bdf, MsiMessage};
 
 use super::Vtd;
 use super::entry::{InterruptEntry, Request};
-use super::faults::{Blocked, FaultReason};
+use super::faults::Blocked;
 use super::memory::read_wide_entry;
+use super::reason::FaultReason;
 use super::registers::InterruptTable;
 use crate::Fault;
 

@@ -1,5 +1,5 @@
-//! An Intel VT-d remapping unit for the guest (VT-d specification 4.1), in legacy mode. Pure
-//! over guest memory: no KVM, no files, no threads.
+//! An Intel VT-d remapping unit for the guest (VT-d specification 4.1), in legacy mode and, if
+//! offered, in scalable mode. Pure over guest memory: no KVM, no files, no threads.
 //!
 //! Three sides, and what each may do:
 //!
@@ -12,12 +12,13 @@
 //! - The machine hears through [`VtdSink`]: the unit's own interrupts, and what the guest
 //!   announces to have changed, *before* the guest is told that it took effect.
 //!
-//! A DMA's way: [`Vtd`] asks the caches, then walks root and context table and the second
-//! stage, and keeps what it found. Stale entries are served until they are invalidated, and
-//! not after. An access that has its translation when the invalidation comes is not waited
-//! for here: that is for the sink, and [`VtdConfig::draining`] says whether it does.
+//! A DMA's way: [`Vtd`] asks the caches, then walks root and context table, in scalable mode the
+//! PASID tables, and the page tables of one stage or of both, and keeps what it found. Stale
+//! entries are served until they are invalidated, and not after. An access that has its
+//! translation when the invalidation comes is not waited for here: that is for the sink, and
+//! [`VtdConfig::draining`] says whether it does.
 //!
-//! Not modelled: scalable mode (PASIDs, first stage, page requests), posted interrupts,
+//! Not modelled: requests with PASID, page requests, second-stage A/D bits, posted interrupts,
 //! advanced fault logging, write-buffer flushing, performance monitoring. None is offered.
 //!
 //! Reset: everything goes back to power-on values, caches are empty.
@@ -37,7 +38,9 @@ mod memory;
 mod page;
 mod protected;
 mod queue;
+mod reason;
 mod registers;
+mod scalable;
 mod sink;
 mod space;
 mod state;
@@ -61,7 +64,8 @@ use self::page::Registers;
 use crate::{Access, Fault, Remapper, Translation};
 
 pub use self::config::{VtdConfig, Width};
-pub use self::faults::{FaultReason, RECORDS};
+pub use self::faults::RECORDS;
+pub use self::reason::FaultReason;
 pub use self::registers::{Capability, ExtendedCapability, offset};
 pub use self::sink::{Deaf, TranslationChange, VtdSink};
 pub(crate) use self::space::{AddressSpace, TooManyTables, UNTRANSLATED};

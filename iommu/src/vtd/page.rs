@@ -7,7 +7,7 @@ use super::faults::{Faults, RECORDS};
 use super::protected::Protected;
 use super::registers::{
     ContextCommand, Global, InterruptTable, InvalidateAddress, IotlbInvalidate, ProtectedEnable,
-    QueueAddress, QueueErrorRecord, QueuePointer, RootTable, VERSION, offset,
+    QueueAddress, QueueErrorRecord, QueuePointer, RootTable, offset,
 };
 
 /// The registers that are not constant.
@@ -56,7 +56,7 @@ impl Registers {
     /// The eight bytes at `offset`, a multiple of eight.
     pub fn read(&self, offset: u64, config: &VtdConfig) -> u64 {
         match offset {
-            offset::VER => VERSION.into(),
+            offset::VER => config.version().into(),
             offset::CAP => config.capability().0,
             offset::ECAP => config.extended_capability().0,
             // GCMD reads as zero.

@@ -43,7 +43,7 @@ impl Vtd {
 
     fn run_pass(&self, pass: &Pass, _: &Commands<'_>) -> Result<(), QueueError> {
         let (size, stride) = (pass.queue.size(), pass.queue.stride());
-        if pass.queue.wide() && !self.config.wide_descriptors {
+        if pass.queue.wide() && !self.config.takes_wide_descriptors() {
             return Err(QueueError::InvalidWidth);
         }
         if pass.tail >= size {

@@ -18,6 +18,13 @@ pub enum TranslationChange {
     },
     /// All of a domain.
     Domain(u16),
+    /// Those by first-stage tables, alone or nested, of a PASID in a domain.
+    Pasid {
+        /// The domain.
+        domain: u16,
+        /// The PASID.
+        pasid: u32,
+    },
     /// Some of a domain's I/O virtual addresses.
     Pages {
         /// The domain.
@@ -30,7 +37,8 @@ pub enum TranslationChange {
 }
 
 impl TranslationChange {
-    /// False if `requester`, which is in `domain` if in any, is surely not affected.
+    /// False if `requester` is surely not affected. It is in `in_domain` if it is translated by
+    /// second-stage tables alone.
     pub fn concerns(&self, requester: Bdf, in_domain: Option<u16>) -> bool {
         match *self {
             Self::All => true,
@@ -39,6 +47,7 @@ impl TranslationChange {
                 function_mask,
             } => same_requesters(source, function_mask, requester),
             Self::Domain(domain) | Self::Pages { domain, .. } => in_domain == Some(domain),
+            Self::Pasid { .. } => in_domain.is_none(),
         }
     }
 }

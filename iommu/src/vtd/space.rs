@@ -8,9 +8,10 @@ use vm_memory::{Bytes, GuestAddress};
 use super::Vtd;
 use super::memory::read_entry;
 use super::protected::Protected;
+use super::sink::TranslationChange;
 use super::tables::{PageEntry, level_shift};
 use super::translate::INTERRUPTS;
-use super::walk::{Page, Stage};
+use super::walk::{Page, Stage, Tables};
 
 /// A requester's I/O virtual addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,8 +20,11 @@ pub(crate) enum AddressSpace {
     Nothing,
     /// Guest-physical addresses of so many bits, but for protected memory.
     Identity { width: u8, protected: Protected },
-    /// Those of a domain.
+    /// Those of a domain, by second-stage tables.
     Domain { domain: u16, root: u64, levels: u8 },
+    /// Those of a first stage, alone or nested: more than can be mirrored, as software need not
+    /// announce what it adds to its tables (VT-d 4.1 §6.1).
+    FirstStage,
 }
 
 impl AddressSpace {
@@ -50,18 +54,22 @@ impl Vtd {
             Err(_) => AddressSpace::Nothing,
             Ok(context) => match context.stage {
                 Stage::PassThrough => self.identity(context.width),
-                Stage::Tables { root, levels } => AddressSpace::Domain {
+                Stage::Tables(Tables { root, levels }) => AddressSpace::Domain {
                     domain: context.domain,
                     root,
                     levels,
                 },
+                Stage::First(_) | Stage::Nested(..) => AddressSpace::FirstStage,
             },
         }
     }
 
-    /// The domain that a requester is in, if in any, according to the tables now.
-    pub fn domain_of(&self, requester: Bdf) -> Option<u16> {
-        self.address_space(requester).domain()
+    /// False if a requester, where it is according to the tables now, is surely not affected.
+    pub fn may_concern(&self, change: TranslationChange, requester: Bdf) -> bool {
+        match self.address_space(requester) {
+            AddressSpace::FirstStage => true,
+            space => change.concerns(requester, space.domain()),
+        }
     }
 
     /// The address space of all of them, or nothing if they do not have the same.

@@ -6,8 +6,10 @@ use pci::Bdf;
 
 use super::Vtd;
 use super::cache::Hit;
-use super::faults::{Blocked, FaultReason};
+use super::faults::Blocked;
 use super::live::Mode;
+use super::reason::{Chapter, FaultReason};
+use super::scalable::{self, Request};
 use super::walk::{Context, Denied, NoPage, Page, Stage, find_context, find_page};
 use crate::{Access, Fault, Translation};
 
@@ -74,14 +76,15 @@ impl Vtd {
                 context
             }
         };
-        self.walk(mode, &context, miss.generation, iova, len, access)
+        let request = Request { iova, len, access };
+        self.walk(mode, context, miss.generation, request)
     }
 
     fn hit(&self, mode: Mode, hit: Hit, iova: u64, len: u64) -> Result<Translation, Refused> {
         match hit {
             Hit::PassThrough(context) => self.passed_through(mode, &context, iova, len),
             Hit::Page(context, page) => {
-                inside(page, iova, len).map_err(|reason| Some(context.denies(reason)))
+                inside(page, iova, len).ok_or_else(|| Some(in_interrupts(&context)))
             }
         }
     }
@@ -94,27 +97,66 @@ impl Vtd {
     fn walk(
         &self,
         mode: Mode,
-        context: &Context,
+        context: Context,
         generation: u64,
-        iova: u64,
-        len: u64,
-        access: Access,
+        request: Request,
     ) -> Result<Translation, Refused> {
-        if !context.takes(iova) {
-            self.cache.keep(generation, *context, None);
-            return Err(Some(context.denies(FaultReason::AddressTooWide)));
+        if !context.marks() {
+            return self.walk_in(mode, &context, request, |page| {
+                self.cache.keep(generation, context, page);
+            });
         }
-        let Stage::Tables { root, levels } = context.stage else {
-            self.cache.keep(generation, *context, None);
-            return self.passed_through(mode, context, iova, len);
+        let held = self.cache.hold(context.requester);
+        // Of before an invalidation, its tables may be anything by now.
+        let context = match held.generation() == generation {
+            true => context,
+            false => self.find_context(context.requester)?,
         };
-        let page = find_page(&self.memory, &self.config, root, levels, iova)
-            .map_err(|why| why.reason(access))
-            .and_then(|page| page.check(access, len));
-        // The context stays valid whatever became of the page.
-        self.cache.keep(generation, *context, page.ok());
-        page.and_then(|page| inside(page, iova, len))
-            .map_err(|reason| Some(context.denies(reason)))
+        self.walk_in(mode, &context, request, |page| {
+            let generation = held.generation();
+            drop(held);
+            self.cache.keep(generation, context, page);
+        })
+    }
+
+    /// Walks the tables of a context. The context stays valid whatever becomes of the page.
+    fn walk_in(
+        &self,
+        mode: Mode,
+        context: &Context,
+        request: Request,
+        keep: impl FnOnce(Option<Page>),
+    ) -> Result<Translation, Refused> {
+        let Request { iova, len, .. } = request;
+        if !context.takes(iova) {
+            keep(None);
+            return Err(Some(context.beyond()));
+        }
+        if context.stage == Stage::PassThrough {
+            keep(None);
+            return self.passed_through(mode, context, iova, len);
+        }
+        let page = self.find_page(context, request);
+        keep(page.ok());
+        let page = page.map_err(|reason| Some(context.denies(reason)))?;
+        inside(page, iova, len).ok_or_else(|| Some(in_interrupts(context)))
+    }
+
+    /// The page of a request, which may access it so. Pass-through has none.
+    fn find_page(&self, context: &Context, request: Request) -> Result<Page, FaultReason> {
+        let (memory, config) = (&self.memory, &self.config);
+        let (first, second) = match context.stage {
+            Stage::PassThrough => return Err(context.chapter.denied(request.access)),
+            Stage::Tables(tables) => {
+                let (chapter, access) = (context.chapter, request.access);
+                return find_page(memory, config, tables, request.iova)
+                    .map_err(|why| chapter.no_page(why, access))
+                    .and_then(|page| page.check(access, request.len, chapter));
+            }
+            Stage::First(first) => (first, None),
+            Stage::Nested(first, second) => (first, Some(second)),
+        };
+        scalable::find_page(memory, config, (first, second), request)
     }
 
     fn passed_through(
@@ -145,7 +187,9 @@ impl Vtd {
             return;
         }
         if let Ok(context) = self.find_context(requester) {
-            let denied = context.denies(FaultReason::PageTableAccess);
+            let why = NoPage::Access { top: false };
+            let reason = context.chapter.no_page(why, Access::Read);
+            let denied = context.denies(reason);
             self.block(requester, iova, Access::Read, denied);
         }
     }
@@ -163,18 +207,14 @@ impl Vtd {
     }
 }
 
-impl NoPage {
-    fn reason(self, access: Access) -> FaultReason {
-        match self {
-            Self::NotPresent => denied_access(access),
-            Self::Access => FaultReason::PageTableAccess,
-            Self::Reserved => FaultReason::PageTableReserved,
-        }
-    }
-}
-
 impl Page {
-    fn check(self, access: Access, len: u64) -> Result<Self, FaultReason> {
+    /// The page, if it may be accessed so.
+    pub(super) fn check(
+        self,
+        access: Access,
+        len: u64,
+        chapter: Chapter,
+    ) -> Result<Self, FaultReason> {
         let allowed = match access {
             // A read of no length, which flushes writes, may go where writes may (CAP.ZLR).
             Access::Read => self.read || len == 0 && self.write,
@@ -183,27 +223,25 @@ impl Page {
         if allowed {
             Ok(self)
         } else {
-            Err(denied_access(access))
+            Err(chapter.denied(access))
         }
     }
 }
 
-fn denied_access(access: Access) -> FaultReason {
-    match access {
-        Access::Read => FaultReason::ReadDenied,
-        Access::Write => FaultReason::WriteDenied,
-    }
+fn in_interrupts(context: &Context) -> Denied {
+    context.denies(context.chapter.in_interrupts())
 }
 
-/// What of a request is in a page.
-fn inside(page: Page, iova: u64, len: u64) -> Result<Translation, FaultReason> {
-    let offset = iova - page.iova;
+/// What of a request is in a page; nothing if that is in the interrupt address range.
+fn inside(page: Page, iova: u64, len: u64) -> Option<Translation> {
+    let size = 1 << page.shift;
+    let offset = iova % size;
     let gpa = page.gpa + offset;
     if INTERRUPTS.contains(&gpa) {
-        return Err(FaultReason::OutputInterruptRange);
+        return None;
     }
-    let len = len.min((1 << page.shift) - offset);
-    Ok(Translation {
+    let len = len.min(size - offset);
+    Some(Translation {
         gpa,
         len: before_interrupts(gpa, len),
     })

@@ -1,10 +1,12 @@
 //! Random changes of a guest's tables, each announced: the host's mappings are always those
-//! of the guest, page by page.
+//! of the guest, page by page. In legacy mode, and in scalable mode.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::vtd::tests::ROOT;
+use crate::vtd::tests::scalable::{AW48, PASS, SCALABLE, SECOND, start};
 
 /// Pages of the domain that changes are about: around a border of 2 MiB.
 const FIRST: u64 = 500;
@@ -49,14 +51,59 @@ struct Run {
     /// The topmost tables of domains 5 and 6.
     tops: [u64; 2],
     at: usize,
+    /// In scalable mode, the NIC's PASID entry.
+    pasid: Option<u64>,
 }
 
 impl Run {
-    fn new() -> Self {
-        let s = Shadowed::off(ShadowLimits::default());
+    fn new(scalable: bool) -> Self {
+        let config = if scalable { SCALABLE } else { CONFIG };
+        let s = Shadowed::off_with(config, ShadowLimits::default());
         let tops = [s.top, s.rig.table()];
+        let pasid = scalable.then(|| {
+            let [context, directory, pasids] = [(); 3].map(|()| s.rig.table());
+            s.rig.poke(ROOT, context | 1);
+            s.rig.poke(ROOT + 8, 0);
+            let devfn = u64::from(NIC.devfn());
+            s.rig.poke(context + devfn * 32, directory | 1);
+            s.rig.poke(directory, pasids | 1);
+            s.rig.poke(pasids + 8, 5);
+            s.rig.poke(pasids, tops[0] | SECOND | AW48 | 1);
+            pasids
+        });
         s.shadow.replay().unwrap();
-        Self { s, tops, at: 0 }
+        Self {
+            s,
+            tops,
+            at: 0,
+            pasid,
+        }
+    }
+
+    fn move_to(&mut self, to: u8) {
+        if to < 2 {
+            self.at = usize::from(to);
+        }
+        let (top, domain) = (self.tops[self.at], 5 + self.at as u16);
+        let rig = &self.s.rig;
+        match (self.pasid, to) {
+            (None, 2) => rig.set_context(NIC, 2 << 2 | 1, 2),
+            (None, 3) => rig.set_context(NIC, 0, 0),
+            (None, _) => rig.attach(NIC, domain, top),
+            (Some(entry), 2) => rig.poke(entry, PASS | AW48 | 1),
+            (Some(entry), 3) => rig.poke(entry, 0),
+            (Some(entry), _) => {
+                rig.poke(entry + 8, domain.into());
+                rig.poke(entry, top | SECOND | AW48 | 1);
+            }
+        }
+    }
+
+    fn turn_on(&self) {
+        match self.pasid {
+            None => self.s.rig.enable(),
+            Some(_) => start(&self.s.rig),
+        }
     }
 
     fn take(&mut self, step: Step) {
@@ -87,14 +134,7 @@ impl Run {
                 TranslationChange::Domain(5 + self.at as u16)
             }
             Step::Move(to) => {
-                match to {
-                    2 => rig.set_context(NIC, 2 << 2 | 1, 2),
-                    3 => rig.set_context(NIC, 0, 0),
-                    _ => {
-                        self.at = usize::from(to & 1);
-                        rig.attach(NIC, 5 + self.at as u16, self.tops[self.at]);
-                    }
-                }
+                self.move_to(to);
                 TranslationChange::Requesters {
                     source: NIC,
                     function_mask: 0,
@@ -102,7 +142,7 @@ impl Run {
             }
             Step::Translate(on) => {
                 if on {
-                    rig.enable();
+                    self.turn_on();
                 } else {
                     rig.w32(offset::GCMD, 0);
                 }
@@ -111,8 +151,8 @@ impl Run {
         };
         self.s.shadow.follow(change).unwrap();
         // The unit itself must not serve what it had before either.
-        rig.contexts(1, 0, NIC, 0);
-        rig.iotlb(1, 0, 0);
+        self.s.rig.contexts(1, 0, NIC, 0);
+        self.s.rig.iotlb(1, 0, 0);
     }
 
     /// The smallest aligned range around some pages, as drivers announce it.
@@ -156,8 +196,8 @@ impl Run {
 
 proptest! {
     #[test]
-    fn the_host_maps_what_the_guest_does(steps in vec(step(), 1..40)) {
-        let mut run = Run::new();
+    fn the_host_maps_what_the_guest_does(scalable: bool, steps in vec(step(), 1..40)) {
+        let mut run = Run::new(scalable);
         run.check();
         for step in steps {
             run.take(step);

@@ -1,7 +1,9 @@
-//! A shard's IOTLB: four-way sets of pages of all three sizes, tagged with the domain. A set
+//! A shard's IOTLB: four-way sets of pages of all three sizes, tagged with whose they are. A set
 //! is a cache line.
 
+use super::super::scalable::canonical_bits;
 use super::super::walk::Page;
+use super::{Owner, Stages};
 use crate::Access;
 
 const SETS: usize = 256;
@@ -41,7 +43,8 @@ impl Tag {
     }
 }
 
-/// A page: its tag, and its guest-physical address with R and W as in a page-table entry.
+/// A page: its tag; and its guest-physical address, with R and W as in a page-table entry, the
+/// stages it is from in bits 3:2, and a PASID in bits 63:52 and 11:4.
 #[derive(Clone, Copy, Default)]
 struct Entry {
     tag: Tag,
@@ -50,6 +53,45 @@ struct Entry {
 
 const READ: u64 = 1;
 const WRITE: u64 = 2;
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+const STAGES: u64 = 0b1100;
+/// What tells the owners in a domain apart.
+const OWNER: u64 = !(ADDRESS | READ | WRITE);
+
+impl Entry {
+    fn new(owner: Owner, page: Page, size: usize) -> Self {
+        let (read, write) = (u64::from(page.read), u64::from(page.write));
+        Self {
+            tag: Tag::new(owner.domain, page.iova, size),
+            to: page.gpa | (read * READ) | (write * WRITE) | owner_bits(owner),
+        }
+    }
+
+    fn is_of(self, owner: Owner) -> bool {
+        self.tag.domain() == owner.domain && self.to & OWNER == owner_bits(owner)
+    }
+
+    fn is_from(self, stages: Stages) -> bool {
+        self.to & STAGES == stage_bits(stages)
+    }
+}
+
+fn stage_bits(stages: Stages) -> u64 {
+    match stages {
+        Stages::Second => 0,
+        Stages::First => 0b0100,
+        Stages::Nested => 0b1000,
+    }
+}
+
+/// Pages of the second stage are the domain's, whichever PASID they were found for.
+fn owner_bits(owner: Owner) -> u64 {
+    let pasid = match owner.stages {
+        Stages::Second => 0,
+        Stages::First | Stages::Nested => u64::from(owner.pasid),
+    };
+    stage_bits(owner.stages) | (pasid & 0xff) << 4 | (pasid >> 8) << 52
+}
 
 #[derive(Clone, Copy, Default)]
 #[repr(align(64))]
@@ -61,13 +103,16 @@ pub(super) struct Iotlb {
     sets: Vec<Set>,
     /// How many there are of each size: sizes that are not there are not looked for.
     counts: [usize; SHIFTS.len()],
+    /// How many there are of both stages.
+    nested: usize,
     victim: usize,
 }
 
 impl Iotlb {
     /// The page of `iova` if it may be accessed so. If it may not, the tables have the last
     /// word: software need not announce that it allows more (CAP.CM).
-    pub fn get(&self, domain: u16, iova: u64, access: Access) -> Option<Page> {
+    pub fn get(&self, owner: Owner, iova: u64, access: Access) -> Option<Page> {
+        let (iova, whose) = (canonical_bits(iova), owner_bits(owner));
         let needed = match access {
             Access::Read => READ,
             Access::Write => WRITE,
@@ -76,13 +121,15 @@ impl Iotlb {
             if self.counts[size] == 0 {
                 continue;
             }
-            let tag = Tag::new(domain, iova, size);
+            let tag = Tag::new(owner.domain, iova, size);
             let set = self.sets.get(tag.set(size))?;
-            let there = |entry: &&Entry| entry.tag == tag && entry.to & needed != 0;
+            let there = |entry: &&Entry| {
+                entry.tag == tag && entry.to & OWNER == whose && entry.to & needed != 0
+            };
             if let Some(entry) = set.0.iter().find(there) {
                 return Some(Page {
                     iova: tag.iova(),
-                    gpa: entry.to & !0xfff,
+                    gpa: entry.to & ADDRESS,
                     shift,
                     read: entry.to & READ != 0,
                     write: entry.to & WRITE != 0,
@@ -93,31 +140,29 @@ impl Iotlb {
     }
 
     /// Keeps a page.
-    pub fn insert(&mut self, domain: u16, page: Page) {
+    pub fn insert(&mut self, owner: Owner, page: Page) {
         let Some(size) = SHIFTS.iter().position(|&shift| shift == page.shift) else {
             return;
         };
         if self.sets.is_empty() {
             self.sets = vec![Set::default(); SETS];
         }
-        let tag = Tag::new(domain, page.iova, size);
-        let set = &mut self.sets[tag.set(size)].0;
-        let same = set.iter().position(|entry| entry.tag == tag);
+        let new = Entry::new(owner, page, size);
+        let set = &mut self.sets[new.tag.set(size)].0;
+        let same = |entry: &Entry| entry.tag == new.tag && entry.is_of(owner);
+        let same = set.iter().position(same);
         let free = || set.iter().position(|entry| entry.tag == Tag::default());
         let way = same.or_else(free).unwrap_or_else(|| {
             self.victim = (self.victim + 1) % WAYS;
             self.victim
         });
-        let (read, write) = (u64::from(page.read), u64::from(page.write));
-        let new = Entry {
-            tag,
-            to: page.gpa | (read * READ) | (write * WRITE),
-        };
         let old = std::mem::replace(&mut set[way], new);
         if let Some(size) = old.tag.size() {
             self.counts[size] -= 1;
+            self.nested -= usize::from(old.is_from(Stages::Nested));
         }
         self.counts[size] += 1;
+        self.nested += usize::from(new.is_from(Stages::Nested));
     }
 
     /// Forgets everything.
@@ -125,29 +170,50 @@ impl Iotlb {
         if !self.is_empty() {
             self.sets.fill(Set::default());
             self.counts = Default::default();
+            self.nested = 0;
         }
     }
 
     /// Forgets a domain.
     pub fn invalidate_domain(&mut self, domain: u16) {
-        if !self.is_empty() {
-            for set in 0..self.sets.len() {
-                self.forget(set, |tag| tag.domain() == domain);
-            }
+        self.forget_all(|entry| entry.tag.domain() == domain);
+    }
+
+    /// Forgets the second stage's pages of a domain that overlap 2 to the `order` 4 KiB pages at
+    /// `iova`, and all of both stages: these are not at addresses of the second stage.
+    pub fn invalidate(&mut self, domain: u16, iova: u64, order: u8) {
+        self.invalidate_pages(Owner::of_domain(domain), iova, order);
+        if self.nested > 0 {
+            self.forget_all(|entry| entry.tag.domain() == domain && entry.is_from(Stages::Nested));
         }
     }
 
-    /// Forgets the pages of a domain that overlap 2 to the `order` 4 KiB pages at `iova`.
-    pub fn invalidate(&mut self, domain: u16, iova: u64, order: u8) {
+    /// Forgets the pages of a PASID of a domain that are not of the second stage alone.
+    pub fn invalidate_pasid(&mut self, domain: u16, pasid: u32) {
+        let owners = Owner::of_pasid(domain, pasid);
+        self.forget_all(|entry| owners.iter().any(|&owner| entry.is_of(owner)));
+    }
+
+    /// Forgets a PASID's first-stage pages that overlap 2 to the `order` 4 KiB pages at `iova`,
+    /// and all of both stages: these may be parts of larger ones of the first stage.
+    pub fn invalidate_pasid_pages(&mut self, domain: u16, pasid: u32, iova: u64, order: u8) {
+        let [first, nested] = Owner::of_pasid(domain, pasid);
+        self.invalidate_pages(first, canonical_bits(iova), order);
+        if self.nested > 0 {
+            self.forget_all(|entry| entry.is_of(nested));
+        }
+    }
+
+    fn invalidate_pages(&mut self, owner: Owner, iova: u64, order: u8) {
         let len = 1_u64 << (12 + order.min(51));
         for (size, shift) in SHIFTS.into_iter().enumerate() {
             if self.counts[size] == 0 {
                 continue;
             }
             let pages = (len >> shift).max(1);
-            let overlaps = |tag: Tag| {
-                let distance = (tag.iova() >> shift).wrapping_sub(iova >> shift);
-                tag.domain() == domain && tag.size() == Some(size) && distance < pages
+            let overlaps = |entry: Entry| {
+                let distance = (entry.tag.iova() >> shift).wrapping_sub(iova >> shift);
+                entry.is_of(owner) && entry.tag.size() == Some(size) && distance < pages
             };
             if pages >= SETS as u64 {
                 for set in 0..self.sets.len() {
@@ -156,20 +222,29 @@ impl Iotlb {
                 continue;
             }
             for page in 0..pages {
-                let tag = Tag::new(domain, iova.wrapping_add(page << shift), size);
+                let tag = Tag::new(owner.domain, iova.wrapping_add(page << shift), size);
                 self.forget(tag.set(size), overlaps);
             }
         }
     }
 
-    fn forget(&mut self, set: usize, which: impl Fn(Tag) -> bool) {
+    fn forget_all(&mut self, which: impl Fn(Entry) -> bool) {
+        if !self.is_empty() {
+            for set in 0..self.sets.len() {
+                self.forget(set, &which);
+            }
+        }
+    }
+
+    fn forget(&mut self, set: usize, which: impl Fn(Entry) -> bool) {
         let Some(set) = self.sets.get_mut(set) else {
             return;
         };
         for entry in &mut set.0 {
-            if let Some(size) = entry.tag.size().filter(|_| which(entry.tag)) {
-                *entry = Entry::default();
+            if let Some(size) = entry.tag.size().filter(|_| which(*entry)) {
                 self.counts[size] -= 1;
+                self.nested -= usize::from(entry.is_from(Stages::Nested));
+                *entry = Entry::default();
             }
         }
     }

@@ -1,22 +1,26 @@
-//! The context cache and the IOTLB (VT-d 4.1 §6.2): what was found in the tables, kept until
-//! software invalidates it.
+//! The context cache, the PASID cache and the IOTLB (VT-d 4.1 §6.2): what was found in the tables,
+//! kept until software invalidates it. A requester's context and PASID entries are kept as one,
+//! so what is about either forgets both.
 //!
 //! Requesters are spread over shards, each with a lock of its own, so devices hardly ever
 //! meet and a hit only reads. An invalidation visits every shard.
 //!
 //! A walk is done with no lock held. The shard's generation, taken before, says whether an
-//! invalidation came in between; then the result is used once but not kept.
+//! invalidation came in between; then the result is used once but not kept. A walk that marks
+//! entries as used, in the first stage, must not do so in what was a table once: it holds its
+//! shard ([`Cache::hold`]), and an invalidation waits for it.
 //!
 //! Only present and valid entries are kept, with caching mode too. There are no caches of
 //! paging structures: four loads from RAM cost less than keeping them would.
 
 mod iotlb;
 
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use pci::Bdf;
 
 use self::iotlb::Iotlb;
+use super::reason::Chapter;
 use super::sink::same_requesters;
 use super::walk::{Context, Page, Stage};
 use crate::Access;
@@ -36,9 +40,14 @@ pub(super) enum ContextScope {
         source: Bdf,
         function_mask: u8,
     },
+    /// PASID entries of a domain (§6.5.2.2): all, or those of a PASID.
+    Pasids {
+        domain: u16,
+        pasid: Option<u32>,
+    },
 }
 
-/// What an invalidation of the IOTLB is about (VT-d 4.1 §6.5.2.3).
+/// What an invalidation of the IOTLB is about (VT-d 4.1 §6.5.2.3, §6.5.2.4).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum PageScope {
     Global,
@@ -50,6 +59,71 @@ pub(super) enum PageScope {
         iova: u64,
         order: u8,
     },
+    /// A PASID of a domain, in what is not of the second stage alone.
+    Pasid {
+        domain: u16,
+        pasid: u32,
+    },
+    /// 2 to the `order` pages of such a PASID.
+    PasidPages {
+        domain: u16,
+        pasid: u32,
+        iova: u64,
+        order: u8,
+    },
+}
+
+/// Which stages a page is from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stages {
+    /// The second: at addresses of the domain.
+    Second,
+    /// The first: at addresses of a PASID of the domain.
+    First,
+    /// Both: at such addresses too.
+    Nested,
+}
+
+/// Whose a page is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Owner {
+    pub domain: u16,
+    pub pasid: u32,
+    pub stages: Stages,
+}
+
+impl Owner {
+    fn of_domain(domain: u16) -> Self {
+        Self {
+            domain,
+            pasid: 0,
+            stages: Stages::Second,
+        }
+    }
+
+    /// First-stage and nested.
+    fn of_pasid(domain: u16, pasid: u32) -> [Self; 2] {
+        [Stages::First, Stages::Nested].map(|stages| Self {
+            domain,
+            pasid,
+            stages,
+        })
+    }
+
+    /// Of the pages that a context leads to, if it does.
+    fn of(context: &Context) -> Option<Self> {
+        let stages = match context.stage {
+            Stage::PassThrough => return None,
+            Stage::Tables(_) => Stages::Second,
+            Stage::First(_) => Stages::First,
+            Stage::Nested(..) => Stages::Nested,
+        };
+        Some(Self {
+            domain: context.domain,
+            pasid: context.pasid,
+            stages,
+        })
+    }
 }
 
 /// All that a request needs.
@@ -71,6 +145,16 @@ pub(super) struct Miss {
 /// All shards.
 pub(super) struct Cache {
     shards: [RwLock<Shard>; SHARDS],
+}
+
+/// A requester's shard, held.
+pub(super) struct Held<'a>(RwLockReadGuard<'a, Shard>);
+
+impl Held<'_> {
+    /// Of the shard, until this is dropped.
+    pub fn generation(&self) -> u64 {
+        self.0.generation
+    }
 }
 
 #[derive(Default)]
@@ -104,6 +188,18 @@ impl Cache {
             })
     }
 
+    /// Keeps invalidations from being done until this is dropped, which must be soon.
+    pub fn hold(&self, requester: Bdf) -> Held<'_> {
+        let shard = self.shard(requester).read();
+        Held(shard.unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// An invalidation would have to wait.
+    #[cfg(test)]
+    pub fn is_held(&self, requester: Bdf) -> bool {
+        self.shard(requester).try_write().is_err()
+    }
+
     /// Keeps what a walk found, unless something was invalidated since `generation`.
     pub fn keep(&self, generation: u64, context: Context, page: Option<Page>) {
         let shard = &mut *self
@@ -114,8 +210,8 @@ impl Cache {
             return;
         }
         shard.keep_context(context);
-        if let Some(page) = page {
-            shard.pages.insert(context.domain, page);
+        if let (Some(page), Some(owner)) = (page, Owner::of(&context)) {
+            shard.pages.insert(owner, page);
         }
     }
 
@@ -131,13 +227,20 @@ impl Cache {
     pub fn invalidate_contexts(&self, scope: ContextScope) {
         self.each(|shard| match scope {
             ContextScope::Global => shard.contexts.clear(),
-            ContextScope::Domain(domain) => shard.contexts.retain(|c| c.domain != domain),
+            // In scalable mode context entries have no domain to be told by.
+            ContextScope::Domain(domain) => shard
+                .contexts
+                .retain(|c| c.chapter == Chapter::Legacy && c.domain != domain),
             ContextScope::Device {
                 source,
                 function_mask,
             } => shard
                 .contexts
                 .retain(|c| !same_requesters(source, function_mask, c.requester)),
+            ContextScope::Pasids { domain, pasid } => shard.contexts.retain(|c| {
+                let same = c.domain == domain && pasid.is_none_or(|pasid| c.pasid == pasid);
+                c.chapter == Chapter::Legacy || !same
+            }),
         });
     }
 
@@ -151,6 +254,15 @@ impl Cache {
                 iova,
                 order,
             } => shard.pages.invalidate(domain, iova, order),
+            PageScope::Pasid { domain, pasid } => shard.pages.invalidate_pasid(domain, pasid),
+            PageScope::PasidPages {
+                domain,
+                pasid,
+                iova,
+                order,
+            } => shard
+                .pages
+                .invalidate_pasid_pages(domain, pasid, iova, order),
         });
     }
 
@@ -181,10 +293,10 @@ impl Shard {
         if !context.takes(iova) {
             return None;
         }
-        match context.stage {
-            Stage::PassThrough => Some(Hit::PassThrough(context)),
-            Stage::Tables { .. } => {
-                let page = self.pages.get(context.domain, iova, access)?;
+        match Owner::of(&context) {
+            None => Some(Hit::PassThrough(context)),
+            Some(owner) => {
+                let page = self.pages.get(owner, iova, access)?;
                 Some(Hit::Page(context, page))
             }
         }

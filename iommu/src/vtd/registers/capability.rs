@@ -5,8 +5,11 @@ use bitfield::bitfield;
 /// VER: architecture version 1.0, as every unit without scalable mode reports.
 pub const VERSION: u32 = 0x10;
 
+/// VER: architecture version 3.0, the first with scalable mode.
+pub const SCALABLE_VERSION: u32 = 0x30;
+
 bitfield! {
-    /// CAP. Fields of scalable mode are left out and read as zero.
+    /// CAP.
     #[derive(Clone, Copy, PartialEq, Eq, Default)]
     pub struct Capability(pub u64);
     impl Debug;
@@ -38,6 +41,10 @@ bitfield! {
     pub write_drain, set_write_drain: 54;
     /// DRD: reads are drained.
     pub read_drain, set_read_drain: 55;
+    /// FS1GP: first-stage tables have 1 GiB pages.
+    pub first_stage_giant, set_first_stage_giant: 56;
+    /// FS5LP: first-stage tables may have five levels.
+    pub first_stage_five, set_first_stage_five: 60;
     /// ESIRTPS: setting the interrupt table pointer invalidates the interrupt entry cache.
     pub sirtp_invalidates, set_sirtp_invalidates: 62;
     /// ESRTPS: setting the root table pointer invalidates all translation caches.
@@ -45,7 +52,8 @@ bitfield! {
 }
 
 bitfield! {
-    /// ECAP. Fields of scalable mode are left out and read as zero; so does SMTS.
+    /// ECAP. Of scalable mode, what is about requests with PASID, page requests, memory types
+    /// and extended accessed flags is left out and reads as zero.
     #[derive(Clone, Copy, PartialEq, Eq, Default)]
     pub struct ExtendedCapability(pub u64);
     impl Debug;
@@ -67,4 +75,20 @@ bitfield! {
     pub u16, iotlb_offset, set_iotlb_offset: 17, 8;
     /// MHMV: largest index mask of an interrupt entry invalidation.
     pub u8, max_handle_mask, set_max_handle_mask: 23, 20;
+    /// NEST: first-stage tables in front of second-stage tables.
+    pub nested, set_nested: 26;
+    /// SRS: requests of supervisors.
+    pub supervisor, set_supervisor: 31;
+    /// SMTS: scalable mode.
+    pub scalable, set_scalable: 43;
+    /// SSTS: second-stage tables in scalable mode.
+    pub second_stage, set_second_stage: 46;
+    /// FSTS: first-stage tables.
+    pub first_stage, set_first_stage: 47;
+    /// SMPWC: PWSNP in PASID entries, walks are coherent with processor caches.
+    pub scalable_coherent, set_scalable_coherent: 48;
+    /// RPS: RID_PASID in context entries.
+    pub rid_pasid, set_rid_pasid: 49;
+    /// RPRIVS: RID_PRIV in context entries.
+    pub rid_privilege, set_rid_privilege: 53;
 }

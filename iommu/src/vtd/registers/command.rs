@@ -26,7 +26,9 @@ bitfield! {
 pub enum TableMode {
     /// 00b: legacy root and context tables.
     Legacy,
-    /// Scalable mode (01b), abort-DMA mode (11b) and what is reserved (10b): not offered.
+    /// 01b: scalable-mode root, context and PASID tables.
+    Scalable,
+    /// Abort-DMA mode (11b) and what is reserved (10b): not offered.
     Unsupported,
 }
 
@@ -51,6 +53,7 @@ impl RootTable {
     pub fn mode(self) -> TableMode {
         match self.ttm() {
             0 => TableMode::Legacy,
+            1 => TableMode::Scalable,
             _ => TableMode::Unsupported,
         }
     }

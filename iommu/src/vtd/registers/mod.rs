@@ -9,7 +9,7 @@ mod invalidate;
 mod protected;
 mod queue;
 
-pub use capability::{Capability, ExtendedCapability, VERSION};
+pub use capability::{Capability, ExtendedCapability, SCALABLE_VERSION, VERSION};
 pub use command::{Global, RootTable, TableMode};
 pub use event::EventControl;
 pub use fault::{FaultRecord, FaultStatus};

@@ -2,7 +2,8 @@
 
 use super::super::cache::{Cache, PageScope};
 use super::super::interrupts::EntryCache;
-use super::super::walk::{Context, Page, Stage};
+use super::super::reason::Chapter;
+use super::super::walk::{Context, Page, Stage, Tables};
 use super::*;
 
 /// What is invalidated, by registers or by the queue.
@@ -495,7 +496,9 @@ fn what_an_invalidation_overtakes_is_not_kept() {
     let context = Context {
         requester: NIC,
         domain: 5,
-        stage: Stage::Tables { root: 0, levels: 4 },
+        pasid: 0,
+        chapter: Chapter::Legacy,
+        stage: Stage::Tables(Tables { root: 0, levels: 4 }),
         width: 48,
         fault_disable: false,
     };

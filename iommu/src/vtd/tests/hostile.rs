@@ -15,11 +15,11 @@ proptest! {
     #[test]
     fn queues_of_nearly_valid_descriptors_do_no_harm(
         flags in any::<u8>(),
-        descriptors in vec((0_u64..7, any::<u64>(), any::<u64>(), any::<[bool; 2]>()), 1..40),
+        descriptors in vec((0_u64..10, any::<u64>(), any::<u64>(), any::<[bool; 2]>()), 1..40),
     ) {
         let mut bytes = vec![flags];
         for (kind, low, high, [plain, zero]) in descriptors {
-            let low = if plain { low & 0x0000_ffff_00ff_0030 } else { low & !0xfff };
+            let low = if plain { low & 0x000f_ffff_00ff_0030 } else { low & !0xfff };
             bytes.extend((low | kind).to_le_bytes());
             bytes.extend(if zero { 0 } else { high }.to_le_bytes());
         }
@@ -44,6 +44,35 @@ proptest! {
             bytes.extend((page << 12 | u64::from(low & 0x87)).to_le_bytes());
         }
         fuzz::tables(&bytes);
+    }
+
+    #[test]
+    fn scalable_tables_of_random_bytes_do_no_harm(
+        flags in 0_u8..128,
+        bytes in vec(any::<u8>(), 0..900),
+    ) {
+        let mut all = vec![flags | 128];
+        all.extend(bytes);
+        fuzz::scalable(&all);
+    }
+
+    #[test]
+    fn scalable_tables_of_nearly_valid_entries_do_no_harm(
+        flags in 0_u8..128,
+        pasids in vec((any::<u8>(), any::<u16>(), any::<u16>()), 8),
+        entries in vec((0_u64..32, any::<u16>()), 1..80),
+    ) {
+        // What comes after the PASID entries is both the tables, again and again, and requests.
+        let mut bytes = vec![flags | 128];
+        for (kind, low, first) in pasids {
+            bytes.push(kind & 0x47);
+            bytes.extend(low.to_le_bytes());
+            bytes.extend(first.to_le_bytes());
+        }
+        for (page, low) in entries {
+            bytes.extend((page << 12 | u64::from(low & 0xe7)).to_le_bytes());
+        }
+        fuzz::scalable(&bytes);
     }
 
     #[test]

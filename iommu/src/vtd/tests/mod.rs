@@ -9,6 +9,7 @@ mod queue;
 mod reasons;
 pub(crate) mod reference;
 mod registers;
+pub(crate) mod scalable;
 mod translation;
 
 use std::ops::Range;
@@ -58,6 +59,8 @@ pub const CONFIG: VtdConfig = VtdConfig {
     device_tlb: true,
     draining: true,
     wide_descriptors: false,
+    scalable: false,
+    first_stage: false,
 };
 
 /// A fault record, taken apart.

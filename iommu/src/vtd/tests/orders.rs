@@ -84,16 +84,16 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 /// What may be served: all that was true since the last invalidation, what is true last.
-struct Allowed<K, V>(BTreeMap<K, (BTreeSet<V>, V)>);
+pub(super) struct Allowed<K, V>(pub BTreeMap<K, (BTreeSet<V>, V)>);
 
 impl<K: Ord + Copy, V: Ord + Copy> Allowed<K, V> {
-    fn set(&mut self, key: K, value: V) {
+    pub fn set(&mut self, key: K, value: V) {
         let entry = self.0.entry(key).or_insert((BTreeSet::new(), value));
         entry.0.insert(value);
         entry.1 = value;
     }
 
-    fn invalidate(&mut self, which: impl Fn(&K, &BTreeSet<V>) -> bool) {
+    pub fn invalidate(&mut self, which: impl Fn(&K, &BTreeSet<V>) -> bool) {
         for (key, (may, now)) in &mut self.0 {
             if which(key, may) {
                 *may = BTreeSet::from([*now]);
@@ -101,11 +101,11 @@ impl<K: Ord + Copy, V: Ord + Copy> Allowed<K, V> {
         }
     }
 
-    fn may(&self, key: K) -> &BTreeSet<V> {
+    pub fn may(&self, key: K) -> &BTreeSet<V> {
         &self.0[&key].0
     }
 
-    fn now(&self, key: K) -> V {
+    pub fn now(&self, key: K) -> V {
         self.0[&key].1
     }
 }

@@ -75,6 +75,8 @@ impl Board {
             device_tlb: false,
             draining: false,
             wide_descriptors: false,
+            scalable: false,
+            first_stage: false,
         };
         let ears = Arc::new(Ears(followers.clone()));
         let vtd = Arc::new(Vtd::new(config, ram.clone(), ears));
