@@ -319,6 +319,29 @@ fn describe(rig: &mut Rig, input: &mut Input<'_>) {
     rig.describe(low, high);
 }
 
+/// A packet to be cut into segments, whose headers may be sound.
+fn segmented(rig: &mut Rig, input: &mut Input<'_>) {
+    let [l3, l4, header, flags]: [u8; 4] = input.take();
+    let l3 = 14 + (l3 & 7);
+    let l4 = l3 + 20 + (l4 & 31);
+    let header = u64::from(l4) + u64::from(header);
+    let low = u64::from(l3) | u64::from(l3 + 10) << 8 | u64::from(l4) << 32;
+    let low = low | u64::from(l4 + 16) << 40;
+    let mss = u64::from(input.u16() & 0x7ff);
+    let tse = 1_u64 << 26 | 1 << 29;
+    let kind = u64::from(flags & 3) << 24;
+    rig.describe(low, tse | kind | (header & 0xff) << 40 | mss << 48);
+    let address = u64::from(input.u16()) << 2;
+    let parts = u64::from(flags >> 2 & 3) + 1;
+    for n in 1..=parts {
+        let len = u64::from(input.u16()) >> (flags >> 4);
+        let end = u64::from(n == parts) << 24;
+        let sums = u64::from(flags >> 4 & 3) << 40;
+        rig.describe(address + n * 64, len | 1 << 20 | tse | end | sums);
+    }
+    rig.write(offset::TDT, rig.tail);
+}
+
 /// Arbitrary register accesses, descriptors and frames. The I/O thread comes to rest, what is
 /// sent is in bounds, and after a reset a packet goes out as it is.
 pub fn accesses(bytes: &[u8]) {
@@ -339,8 +362,10 @@ pub fn accesses(bytes: &[u8]) {
                 let write = (register(&mut input), input.u32());
                 rig.queue.waiting.lock().unwrap().push(write);
             }
-            5..=7 => describe(&mut rig, &mut input),
-            8 | 9 => rig.write(offset::TDT, rig.tail),
+            5 | 6 => describe(&mut rig, &mut input),
+            7 => segmented(&mut rig, &mut input),
+            8 => rig.write(offset::TDT, rig.tail),
+            9 => rig.set_up(),
             10 => {
                 let mut frame = input.take::<48>().to_vec();
                 frame.resize(usize::from(input.u16() & 0x3fff).max(14), what);

@@ -314,6 +314,43 @@ fn descriptors(rig: &Rig, input: &mut Input<'_>) {
     }
 }
 
+/// Commands that move sectors, or ask for something.
+const OPCODES: [u8; 32] = [
+    0x06, 0x20, 0x24, 0x25, 0x29, 0x30, 0x34, 0x35, 0x39, 0x3d, 0x40, 0x42, 0x90, 0x91, 0xa1, 0xc4,
+    0xc5, 0xc6, 0xc8, 0xca, 0xce, 0xe5, 0xe7, 0xea, 0xec, 0xef, 0xf8, 0x27, 0xc8, 0xca, 0x25, 0x35,
+];
+
+/// A command to sectors that are there, or just beyond, and its data if it takes any.
+fn sectors(rig: &Rig, channel: usize, input: &mut Input<'_>) {
+    let [opcode, count, table] = input.take();
+    let lba = (input.u16() & 0x1ff).to_le_bytes();
+    let opcode = OPCODES[usize::from(opcode & 31)];
+    let feature = u8::from(opcode == 0x06);
+    let (count_low, [low, mid]) = (count & 0x1f, lba);
+    let registers = [
+        0xe0,
+        opcode,
+        0,
+        0,
+        feature,
+        count_low,
+        low,
+        mid,
+        0,
+        table & 7,
+    ];
+    rig.command(channel, registers, table >> 4);
+    rig.turn();
+    let mut data = [table; 2048];
+    let len = usize::from(count >> 5) * 256;
+    let region = &rig.places[2 * channel].region;
+    match table & 8 {
+        0 => region.read_string(0, 2, &mut data[..len]),
+        _ => region.write_string(0, 2, &data[..len]),
+    }
+    rig.turn();
+}
+
 /// Arbitrary accesses to the ports, commands with descriptor tables and packets. Afterwards a
 /// reset brings the drives back, and no medium was reached beyond its end.
 pub fn accesses(bytes: &[u8]) {
@@ -345,10 +382,11 @@ pub fn accesses(bytes: &[u8]) {
                     _ => region.write_string(0, len, &data),
                 }
             }
-            7 | 8 => {
+            7 => {
                 let registers = input.take();
                 rig.command(channel, registers, what >> 2);
             }
+            8 => sectors(&rig, channel, &mut input),
             9 => {
                 // To the CD-ROM.
                 rig.set(0, 6, 0x10);
