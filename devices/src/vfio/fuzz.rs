@@ -83,6 +83,11 @@ pub(super) fn check_lists(device: &AssignedDevice) {
         assert!(null || !hidden(rules::EXTENDED, id), "{id:#x}");
     }
     check(extended.iter().map(|c| c.1).collect(), 0x100..SIZE);
+    // Without a capability there is nothing.
+    let first = extended.iter().map(|c| c.1).min().unwrap_or(SIZE);
+    for at in (0x100..first).step_by(4) {
+        assert_eq!(device.read_config(Register::containing(at)), 0, "{at:#x}");
+    }
 }
 
 /// A config space with two lists; what they do not say is of the pattern.
