@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Every step of it is told to wait no longer than this.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 /// What it says when it takes a command.
 const PROMPT: &str = "testpmd> ";
 /// How many packets it takes at a time.
@@ -88,7 +88,7 @@ impl<'a> Testpmd<'a> {
             self.prompts
         );
         let wait = format!(
-            "n=0; until {there}; do n=$((n+1)); [ $n -lt 300 ] || break; sleep 0.1; done; {there}"
+            "n=0; until {there}; do n=$((n+1)); [ $n -lt 150 ] || break; sleep 0.5; done; {there}"
         );
         match self.guest.ask(&wait, PATIENCE)?.status {
             0 => Ok(()),
