@@ -48,7 +48,9 @@ fn traced() -> String {
         .lines()
         .filter(|line| !line.starts_with('#'))
         .collect();
-    let shown: Vec<&str> = lines.iter().take(LINES).map(|line| line.trim()).collect();
+    // The last: events are turned on one by one, so the first are of few kinds.
+    let from = lines.len().saturating_sub(LINES);
+    let shown: Vec<&str> = lines[from..].iter().map(|line| line.trim()).collect();
     format!("{}{}", counted(&lines), shown.join("\n"))
 }
 
