@@ -37,6 +37,20 @@ pub const CHECKS: &[Check] = &[
         run: lazy,
     },
     Check {
+        name: "vtd-scalable-with-second-stage",
+        cpus: &[2],
+        limit: 300,
+        fixture: None,
+        run: second_stage,
+    },
+    Check {
+        name: "vtd-scalable-with-first-stage",
+        cpus: &[1],
+        limit: 240,
+        fixture: None,
+        run: first_stage,
+    },
+    Check {
         name: "vtd-not-turned-on",
         cpus: &[1],
         limit: 240,
@@ -194,6 +208,43 @@ fn lazy(rig: &mut Rig, cpus: u32) -> Result<()> {
     use_emulated(&mut guest)?;
     expect_no_faults(&mut guest)?;
     expect_success(guest.power_off()?)
+}
+
+const SCALABLE: &str = "intel_iommu=on,sm_on";
+
+/// With caching mode, for the host's devices follow second-stage tables.
+fn second_stage(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = everything(rig, cpus, SCALABLE)?;
+    let mut guest = boot(rig, "vtd,scalable=on", spec)?;
+    expect_capability(&mut guest, SCALABLE_MODE | SECOND_STAGE)?;
+    use_everything(&mut guest)?;
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// Which Linux takes wherever it is offered.
+fn first_stage(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let spec = emulated(rig, cpus, SCALABLE)?;
+    let mut guest = boot(rig, "vtd,scalable=on", spec)?;
+    expect_capability(&mut guest, SCALABLE_MODE | FIRST_STAGE)?;
+    use_emulated(&mut guest)?;
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+/// ECAP.SMTS, SSTS and FSTS.
+const SCALABLE_MODE: u64 = 1 << 43;
+const SECOND_STAGE: u64 = 1 << 46;
+const FIRST_STAGE: u64 = 1 << 47;
+
+/// The guest's driver, which takes what it can get, has found these bits in ECAP.
+fn expect_capability(guest: &mut Guest, bits: u64) -> Result<()> {
+    says(guest, "DMAR: Enable scalable mode if hardware supports")?;
+    let ecap = guest.sh("cat /sys/class/iommu/dmar0/intel-iommu/ecap")?;
+    match u64::from_str_radix(ecap.trim(), 16) {
+        Ok(ecap) if ecap & bits == bits => Ok(()),
+        _ => fail(format!("the guest finds ECAP {ecap}, and not {bits:x}")),
+    }
 }
 
 /// The unit is there, and all memory within reach.
