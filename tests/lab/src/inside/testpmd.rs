@@ -48,8 +48,9 @@ impl<'a> Testpmd<'a> {
         let environment = format!("-l 0,1 -m 32 --no-telemetry --iova-mode=va {options}");
         let ports = format!("--port-topology=chained --eth-peer=0,{}", show_mac(peer));
         let pool = format!("--total-num-mbufs=2048 --burst={BURST} --rxd=256 --txd=256");
+        // DPDK takes no plugins from below a directory that anybody may write.
         guest.sh(&format!(
-            "mkdir -p /var/run; rm -f /tmp/orders; mkfifo /tmp/orders; : >/tmp/testpmd; \
+            "chmod go-w /; mkdir -p /var/run; rm -f /tmp/orders; mkfifo /tmp/orders; : >/tmp/testpmd; \
              /dpdk/testpmd {environment} -a {function} -- -i {ports} {pool} </tmp/orders >/tmp/testpmd 2>&1 & \
              testpmd=$!; exec 3>/tmp/orders"
         ))?;
@@ -88,7 +89,7 @@ impl<'a> Testpmd<'a> {
             self.prompts
         );
         let wait = format!(
-            "n=0; until {there}; do n=$((n+1)); [ $n -lt 150 ] || break; sleep 0.5; done; {there}"
+            "n=0; until {there}; do n=$((n+1)); [ $n -lt 150 ] && kill -0 $testpmd || break; sleep 0.5; done; {there}"
         );
         match self.guest.ask(&wait, PATIENCE)?.status {
             0 => Ok(()),
