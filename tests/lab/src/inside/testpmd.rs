@@ -1,7 +1,6 @@
 //! DPDK's `dpdk-testpmd` in the guest: a driver in user space, which reaches its device through the guest's vfio-pci.
 
 use super::guest::{Answer, Guest};
-use super::linux::interrupts;
 use super::vmm::{dpdk, own_initrd};
 use super::wire::{Mac, show_mac};
 use crate::error::{Result, fail};
@@ -63,11 +62,6 @@ impl<'a> Testpmd<'a> {
     pub fn order(&mut self, command: &str) -> Result<()> {
         self.guest.sh(&format!("echo '{command}' >&3"))?;
         self.wait_for_prompt()
-    }
-
-    /// How many interrupts have gone to it.
-    pub fn interrupts(&mut self) -> Result<u64> {
-        interrupts(self.guest, &["vfio"])
     }
 
     /// Ends it, and gives what it counted, stop by stop.
