@@ -49,7 +49,7 @@ pub fn tcp_send(to: SocketAddr, bytes: u64) -> Result<u64> {
         stream.write_all(&block[..now]).context(to)?;
         left -= now as u64;
     }
-    finish_sending(stream, to)?;
+    finish_sending(stream);
     Ok(bytes)
 }
 
@@ -57,15 +57,13 @@ pub fn tcp_send(to: SocketAddr, bytes: u64) -> Result<u64> {
 pub fn tcp_send_all(to: SocketAddr, bytes: &[u8]) -> Result<u64> {
     let mut stream = TcpStream::connect(to).context(to)?;
     stream.write_all(bytes).context(to)?;
-    finish_sending(stream, to)?;
+    finish_sending(stream);
     Ok(bytes.len() as u64)
 }
 
-/// Returns when the other side has it all and closes.
-fn finish_sending(mut stream: TcpStream, to: SocketAddr) -> Result<()> {
-    stream.shutdown(std::net::Shutdown::Write).context(to)?;
+/// Returns when the other side, which knows how much is to come, has it all and closes.
+fn finish_sending(mut stream: TcpStream) {
     let _ = stream.read_to_end(&mut Vec::new());
-    Ok(())
 }
 
 /// Gives how many bytes came.

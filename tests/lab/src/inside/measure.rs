@@ -123,7 +123,8 @@ pub fn udp_in(guest: &mut Guest, count: u32) -> Result<Cost> {
 
 /// TCP out of the guest, counted in segments.
 pub fn tcp_out(guest: &mut Guest, bytes: u64) -> Result<Cost> {
-    let collected = transfer::collect(&format!("{TAP_ADDRESS}:{PORT}"))?;
+    let amount = usize::try_from(bytes).unwrap_or(usize::MAX);
+    let collected = transfer::collect(&format!("{TAP_ADDRESS}:{PORT}"), amount)?;
     let cost = costing(|| {
         let said = guest.sh_within(
             &format!("lab agent tcp-send {TAP_ADDRESS}:{PORT} {bytes}"),

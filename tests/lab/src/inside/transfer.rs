@@ -37,23 +37,25 @@ pub fn offer(address: &str, bytes: Vec<u8>) -> Result<Transfer<()>> {
 }
 
 /// Bytes from the guest for each that goes back.
-const ANSWERED: u64 = 256 << 10;
+const ANSWERED: usize = 256 << 10;
 
-/// Takes all that the first who connects to `address` sends. A byte goes back now and then: the `passt` of March 2023
-/// resets a connection over which only the guest has sent for 24 seconds, which is not long here.
-pub fn collect(address: &str) -> Result<Transfer<Vec<u8>>> {
-    serve(address, |mut stream| {
-        let mut bytes = Vec::new();
-        let mut more = ANSWERED;
-        while more == ANSWERED {
-            more = (&mut stream)
-                .take(ANSWERED)
-                .read_to_end(&mut bytes)
-                .context("receiving from the guest")? as u64;
-            // Whoever has said all and closed does not hear it.
-            let _ = stream.write(b".");
+/// Takes `bytes` from the first who connects to `address`, or all if there are fewer, and closes. A byte goes back now
+/// and then: the `passt` of March 2023 resets a connection over which only the guest has sent for 24 seconds, which is
+/// not long here.
+pub fn collect(address: &str, bytes: usize) -> Result<Transfer<Vec<u8>>> {
+    serve(address, move |mut stream| {
+        let mut taken = Vec::new();
+        loop {
+            let wanted = ANSWERED.min(bytes - taken.len());
+            let came = (&mut stream)
+                .take(wanted as u64)
+                .read_to_end(&mut taken)
+                .context("receiving from the guest")?;
+            if came < wanted || taken.len() == bytes {
+                return Ok(taken);
+            }
+            stream.write_all(b".").context("answering the guest")?;
         }
-        Ok(bytes)
     })
 }
 

@@ -165,7 +165,7 @@ fn both_ways(
     }
 
     // Not by nc, which sends a KiB at a time.
-    let collected = transfer::collect(&listening)?;
+    let collected = transfer::collect(&listening, bytes.len())?;
     guest.sh_within(
         &format!("lab agent tcp-send-file {address_in_guest}:{PORT} /tmp/payload"),
         TRANSFER_PATIENCE,
