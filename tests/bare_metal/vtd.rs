@@ -16,7 +16,8 @@ fn dma_goes_where_the_guest_maps_it_and_nowhere_else() {
     let image = Image::new("vtd.img", SECTORS);
     with_tap(|tap| {
         let disk = image.flag();
-        let flags = ["--iommu", "vtd", "--disk", &disk, "--net", &tap.flag()];
+        let iommu = "vtd,caching-mode=on";
+        let flags = ["--iommu", iommu, "--disk", &disk, "--net", &tap.flag()];
         let Some(guest) = Guest::start("vtd", &format!("sectors={SECTORS}"), &flags) else {
             return;
         };

@@ -20,15 +20,6 @@ pub const HUGE_PAGES: &str = "--in-memory";
 /// Options for memory of pages of 4 KiB.
 pub const SMALL_PAGES: &str = "--no-huge --no-shconf";
 
-/// What the program has counted from a start to a stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Counted {
-    /// Packets received.
-    pub received: u64,
-    /// Packets sent.
-    pub sent: u64,
-}
-
 /// The program, running.
 pub struct Testpmd<'a> {
     guest: &'a mut Guest,
@@ -64,8 +55,8 @@ impl<'a> Testpmd<'a> {
         self.wait_for_prompt()
     }
 
-    /// Ends it, and gives what it counted, stop by stop.
-    pub fn quit(self) -> Result<Vec<Counted>> {
+    /// Ends it.
+    pub fn quit(self) -> Result<()> {
         let Answer { status, .. } = self
             .guest
             .ask("echo quit >&3; exec 3>&-; wait $testpmd", PATIENCE)?;
@@ -73,7 +64,7 @@ impl<'a> Testpmd<'a> {
         if status != 0 || !said.contains("Bye...") {
             return fail(format!("testpmd ended with {status}: {said}"));
         }
-        Ok(counts(&without_orders(&said)))
+        Ok(())
     }
 
     fn wait_for_prompt(&mut self) -> Result<()> {
@@ -92,63 +83,5 @@ impl<'a> Testpmd<'a> {
                 self.guest.sh("cat /tmp/testpmd; dmesg | tail -n 5")?
             )),
         }
-    }
-}
-
-/// Prompts and orders are written at once, and all else when there is enough of it: they come inside other lines.
-fn without_orders(said: &str) -> String {
-    let mut rest = said;
-    let mut left = String::new();
-    while let Some((before, after)) = rest.split_once(PROMPT) {
-        left.push_str(before);
-        rest = after.split_once('\n').map_or("", |(_, after)| after);
-    }
-    left + rest
-}
-
-/// The sums over all ports, which there is one of.
-fn counts(said: &str) -> Vec<Counted> {
-    let mut lines = said.lines().map(str::trim);
-    let mut found = Vec::new();
-    while lines.any(|line| line.contains("Accumulated forward statistics")) {
-        let received = lines.next().and_then(|line| number(line, "RX-packets:"));
-        let sent = lines.next().and_then(|line| number(line, "TX-packets:"));
-        if let (Some(received), Some(sent)) = (received, sent) {
-            found.push(Counted { received, sent });
-        }
-    }
-    found
-}
-
-fn number(line: &str, name: &str) -> Option<u64> {
-    let words = line.strip_prefix(name)?;
-    words.split_whitespace().next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SAID: &str = "EAL: Selected IOVA mode 'VA'\ntestpmd> start tx_first 4\r\ntestpmd> stop\r\n\
-        Telling cores to stop...\n\n  +++++++++++++++ Accumulated forward statistics for all ports+++++++++++++++\n  \
-        RX-packets: 3              RX-dtestpmd> set fwd macswap\r\nropped: 0             RX-total: 3\n  \
-        TX-packets: 128            TX-dropped: 0             TX-total: 128\n  \
-        ++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++++\n\nDone.\n\
-        testpmd> quit\r\n  +++++++++++++++ Accumulated forward statistics for all ports+++++++++++++++\n  \
-        RX-packets: 1024           RX-dropped: 0             RX-total: 1024\n  \
-        TX-packets: 1023           TX-dropped: 1             TX-total: 1024\n\nBye...\n";
-
-    #[test]
-    fn counts_are_read_around_prompts() {
-        let first = Counted {
-            received: 3,
-            sent: 128,
-        };
-        let second = Counted {
-            received: 1024,
-            sent: 1023,
-        };
-        assert_eq!(counts(&without_orders(SAID)), [first, second]);
-        assert_eq!(counts("testpmd: No probed ethernet devices"), []);
     }
 }

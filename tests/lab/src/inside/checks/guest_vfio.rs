@@ -9,7 +9,7 @@ use crate::inside::guest::{Guest, expect_success};
 use crate::inside::linux::{network_up, ping_all};
 use crate::inside::rig::Rig;
 use crate::inside::sysfs;
-use crate::inside::testpmd::{BURST, Counted, HUGE_PAGES, SMALL_PAGES, Testpmd, initrd_with_dpdk};
+use crate::inside::testpmd::{BURST, HUGE_PAGES, SMALL_PAGES, Testpmd, initrd_with_dpdk};
 use crate::inside::vmm::{EMULATED_NIC_MAC, GuestSpec, Network};
 use crate::inside::wire::{Mac, Wire, frame, parse_mac};
 use crate::topology::{
@@ -113,7 +113,7 @@ fn drive(guest: &mut Guest, card: &Card, wire: &Wire) -> Result<()> {
         let mut testpmd = Testpmd::start(guest, &function, &options, wire.mac)?;
         send(&mut testpmd, card, wire)?;
         echo(&mut testpmd, card, wire)?;
-        expect_counts(&testpmd.quit()?)?;
+        testpmd.quit()?;
     }
     guest.sh(&format!(
         "cd /sys/bus/pci/devices/{function} && echo {function} >driver/unbind && echo >driver_override && cd /"
@@ -187,23 +187,4 @@ fn payload(number: u32) -> Vec<u8> {
     let length = SHORTEST + number * 41 % (LONGEST - SHORTEST + 1);
     let rest = (4..length).map(|at| (at ^ number) as u8);
     number.to_be_bytes().into_iter().chain(rest).collect()
-}
-
-/// The device has counted what was sent; others may have sent to it, too.
-fn expect_counts(counted: &[Counted]) -> Result<()> {
-    let each = (BURSTS * BURST) as u64;
-    let expected = match counted.split_last() {
-        Some((echoed, sent)) => {
-            let enough = u64::from(FRAMES);
-            sent.len() == ROUNDS
-                && sent.iter().all(|round| round.sent == each)
-                && echoed.received >= enough
-                && echoed.sent >= enough
-        }
-        None => false,
-    };
-    if expected {
-        return Ok(());
-    }
-    fail(format!("testpmd has counted {counted:?}"))
 }
