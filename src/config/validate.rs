@@ -57,10 +57,10 @@ pub enum Problem {
     Cpus(u32),
     /// More vCPUs than 8-bit APIC ids reach.
     #[error(
-        "interrupts of devices reach more than {MAX_XAPIC_CPUS} vCPUs with 32-bit APIC ids only; \
-         add --iommu vtd, with neither eim=off nor intremap=off, or write at most {MAX_XAPIC_CPUS}"
+        "interrupts of devices do not reach all of {0} vCPUs by 8-bit APIC ids; add --iommu vtd, \
+         with neither eim=off nor intremap=off, or write at most {MAX_XAPIC_CPUS}"
     )]
-    NarrowIds,
+    NarrowIds(u32),
     /// Too little memory.
     #[error("{} is too little; a machine needs at least {}", display_size(*.0), display_size(MIN_MEMORY))]
     MemoryTooSmall(u64),
@@ -226,7 +226,7 @@ fn cpus(given: Option<Given<u32>>, wide_ids: bool) -> Result<u32, ConfigError> {
     let problem = if !(1..=MAX_CPUS).contains(&value) {
         Problem::Cpus(value)
     } else if value > MAX_XAPIC_CPUS && !wide_ids {
-        Problem::NarrowIds
+        Problem::NarrowIds(value)
     } else {
         return Ok(value);
     };
