@@ -34,21 +34,34 @@ pub fn of(pid: u32) -> String {
 fn traced() -> String {
     let tracing = Path::new("/sys/kernel/tracing");
     let set = |file: &str, value: &str| fs::write(tracing.join(file), value);
-    if set("trace", "")
-        .and_then(|()| set("events/kvm/enable", "1"))
+    // Events are turned on and off one by one: what is recorded meanwhile lacks some.
+    let recording = [
+        ("tracing_on", "0"),
+        ("trace", ""),
+        ("events/kvm/enable", "1"),
+        ("tracing_on", "1"),
+    ];
+    if recording
+        .iter()
+        .try_for_each(|(file, value)| set(file, value))
         .is_err()
     {
         return String::new();
     }
     std::thread::sleep(MOMENT);
-    let _ = set("events/kvm/enable", "0");
+    let _ = set("tracing_on", "0");
     let trace = fs::read_to_string(tracing.join("trace")).unwrap_or_default();
-    let _ = set("trace", "");
+    for (file, value) in [
+        ("events/kvm/enable", "0"),
+        ("trace", ""),
+        ("tracing_on", "1"),
+    ] {
+        let _ = set(file, value);
+    }
     let lines: Vec<&str> = trace
         .lines()
         .filter(|line| !line.starts_with('#'))
         .collect();
-    // The last: events are turned on one by one, so the first are of few kinds.
     let from = lines.len().saturating_sub(LINES);
     let shown: Vec<&str> = lines[from..].iter().map(|line| line.trim()).collect();
     format!("{}{}", counted(&lines), shown.join("\n"))

@@ -6,21 +6,34 @@ use super::assignment::ping_over_vf;
 use super::guest_iommu::{boot, expect_no_faults};
 use crate::error::{Result, fail};
 use crate::inside::guest::{Guest, expect_success};
+use crate::inside::linux::{network_up, ping_all};
 use crate::inside::rig::Rig;
 use crate::inside::sysfs;
 use crate::inside::testpmd::{BURST, HUGE_PAGES, SMALL_PAGES, Testpmd, initrd_with_dpdk};
-use crate::inside::vmm::GuestSpec;
+use crate::inside::vmm::{EMULATED_NIC_MAC, GuestSpec, Network};
 use crate::inside::wire::{Mac, Wire, frame, parse_mac};
-use crate::topology::{PHYSICAL_FUNCTION, VIRTUAL_FUNCTION_MACS, VIRTUAL_FUNCTIONS};
+use crate::topology::{
+    PHYSICAL_FUNCTION, TAP, TAP_ADDRESS, TAP_GUEST_ADDRESS, VIRTUAL_FUNCTION_MACS,
+    VIRTUAL_FUNCTIONS,
+};
 use std::time::Duration;
 
-pub const CHECKS: &[Check] = &[Check {
-    name: "vf-driven-by-dpdk-in-the-guest-behind-a-vtd",
-    cpus: &[2],
-    limit: 300,
-    fixture: None,
-    run: vf,
-}];
+pub const CHECKS: &[Check] = &[
+    Check {
+        name: "vf-driven-by-dpdk-in-the-guest-behind-a-vtd",
+        cpus: &[2],
+        limit: 300,
+        fixture: None,
+        run: vf,
+    },
+    Check {
+        name: "e1000-driven-by-dpdk-in-the-guest-behind-a-vtd",
+        cpus: &[2],
+        limit: 300,
+        fixture: None,
+        run: e1000,
+    },
+];
 
 /// How often the guest sends by itself, and how many packets each time: fewer than any ring on the way holds.
 const ROUNDS: usize = 8;
@@ -43,18 +56,40 @@ struct Card {
     /// Its device id, by which it is found in the guest.
     id: &'static str,
     mac: Mac,
+    /// How the guest's vfio-pci has it interrupt.
+    interrupts: &'static str,
 }
 
 fn vf(rig: &mut Rig, cpus: u32) -> Result<()> {
     let card = Card {
         id: "0x10ca",
         mac: parse_mac(VIRTUAL_FUNCTION_MACS[0])?,
+        interrupts: "msix",
     };
     let wire = Wire::of(&sysfs::interface(PHYSICAL_FUNCTION)?)?;
     let spec = GuestSpec::owning(&VIRTUAL_FUNCTIONS[..1], cpus);
     let mut guest = boot_with_dpdk(rig, spec)?;
     drive(&mut guest, &card, &wire)?;
     ping_over_vf(&mut guest)?;
+    expect_no_faults(&mut guest)?;
+    expect_success(guest.power_off()?)
+}
+
+fn e1000(rig: &mut Rig, cpus: u32) -> Result<()> {
+    let card = Card {
+        id: "0x100e",
+        mac: parse_mac(EMULATED_NIC_MAC)?,
+        interrupts: "legacy",
+    };
+    let wire = Wire::of(TAP)?;
+    let spec = GuestSpec {
+        network: Some(Network::Tap(TAP)),
+        ..GuestSpec::new(cpus)
+    };
+    let mut guest = boot_with_dpdk(rig, spec)?;
+    drive(&mut guest, &card, &wire)?;
+    network_up(&mut guest, "e1000", TAP_GUEST_ADDRESS)?;
+    ping_all(&mut guest, 10, 0.05, TAP_ADDRESS)?;
     expect_no_faults(&mut guest)?;
     expect_success(guest.power_off()?)
 }
@@ -74,7 +109,7 @@ fn boot_with_dpdk(rig: &mut Rig, spec: GuestSpec) -> Result<Guest> {
 fn drive(guest: &mut Guest, card: &Card, wire: &Wire) -> Result<()> {
     let function = give_to_vfio(guest, card)?;
     for memory in [HUGE_PAGES, SMALL_PAGES] {
-        let options = format!("{memory} --vfio-intr=msix");
+        let options = format!("{memory} --vfio-intr={}", card.interrupts);
         let mut testpmd = Testpmd::start(guest, &function, &options, wire.mac)?;
         send(&mut testpmd, card, wire)?;
         echo(&mut testpmd, card, wire)?;
