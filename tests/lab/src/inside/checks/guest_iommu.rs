@@ -302,7 +302,11 @@ fn device_tlb(
             ));
         }
         expect_enabled(&mut guest)?;
+        guest.sh(&format!(
+            "mount -t tracefs tracefs {TRACING} && echo 1 >{TRACING}/events/intel_iommu/qi_submit/enable"
+        ))?;
         use_virtio_nic(&mut guest)?;
+        expect_device_tlb_invalidated(&mut guest)?;
         expect_enabled(&mut guest)?;
         let now = translation_services(&extended_on_host()?);
         if now.is_none() || now != on_host {
@@ -338,7 +342,7 @@ fn owning_virtio_nic(cpus: u32, extra_cmdline: &'static str) -> GuestSpec {
     }
 }
 
-/// Its driver binds, and its wire is reached, with packets of all sizes.
+/// Its driver binds, and its wire is reached.
 fn use_virtio_nic(guest: &mut Guest) -> Result<()> {
     network_up(guest, "virtio_net", VIRTIO_NIC_GUEST_ADDRESS)?;
     ping_all(guest, 50, 0.05, VIRTIO_NIC_PEER)?;
@@ -360,6 +364,20 @@ fn expect_enabled(guest: &mut Guest) -> Result<()> {
         other => fail(format!(
             "the guest has not turned ATS on: {other:x?}\n{}",
             guest.sh("lspci -vvv -d 1af4:; dmesg | grep -i -e dmar -e iommu; true")?
+        )),
+    }
+}
+
+const TRACING: &str = "/sys/kernel/tracing";
+
+/// What the guest's driver has put in the unit's queue since it is traced has Device-TLBs in it.
+fn expect_device_tlb_invalidated(guest: &mut Guest) -> Result<()> {
+    let count = guest.sh(&format!("grep -c dev_tlb_inv {TRACING}/trace; true"))?;
+    match count.trim().parse::<u32>() {
+        Ok(1..) => Ok(()),
+        _ => fail(format!(
+            "no Device-TLB was invalidated ({count}):\n{}",
+            guest.sh(&format!("head -n 40 {TRACING}/trace"))?
         )),
     }
 }
