@@ -1,7 +1,6 @@
 //! The DMA Remapping table (VT-d 4.1 §8): one unit, which everything is behind.
 //!
-//! There is no ATSR, as no root port passes device TLBs on, no RHSA, as there is one node, and
-//! no RMRR.
+//! There is an ATSR if the unit knows of Device-TLBs; no RHSA, as there is one node, and no RMRR.
 
 use acpi_tables::sdt::Sdt;
 use pci::Bdf;
@@ -20,6 +19,13 @@ const INCLUDE_PCI_ALL: u8 = 1;
 const SCOPE_IOAPIC: u8 = 3;
 const SCOPE_LEN: u8 = 8;
 
+/// The structure of root ports that pass address translation services on (§8.5). All do here,
+/// also those with nothing behind them yet: what a device behind one asks is asked, and answered,
+/// at the host's root port.
+const ATSR: u16 = 2;
+const ATSR_LEN: u16 = 8;
+const ALL_PORTS: u8 = 1;
+
 /// A VT-d unit.
 #[derive(Clone, Copy, Debug)]
 pub struct Dmar {
@@ -29,6 +35,8 @@ pub struct Dmar {
     pub address_bits: u8,
     /// It remaps interrupts.
     pub interrupt_remapping: bool,
+    /// It knows of Device-TLBs.
+    pub device_tlb: bool,
     /// Who the I/O APIC's messages come from.
     pub ioapic: Bdf,
 }
@@ -60,5 +68,12 @@ pub fn build(dmar: &Dmar, ioapic_id: u8) -> Sdt {
     let Dmar { ioapic, .. } = dmar;
     table.append_slice(&[SCOPE_IOAPIC, SCOPE_LEN, 0, 0, ioapic_id]);
     table.append_slice(&[ioapic.bus(), ioapic.device(), ioapic.function()]);
+
+    if dmar.device_tlb {
+        table.append_slice(&ATSR.to_le_bytes());
+        table.append_slice(&ATSR_LEN.to_le_bytes());
+        // Of segment 0.
+        table.append_slice(&[ALL_PORTS, 0, 0, 0]);
+    }
     table
 }

@@ -79,8 +79,8 @@ fn an_os_finds_every_table_with_a_good_checksum() {
 }
 
 #[test]
-fn the_dmar_table_tells_of_the_unit_and_the_ioapics_requester() {
-    let build = |interrupt_remapping| {
+fn the_dmar_table_tells_of_the_unit_the_ioapics_requester_and_ports_for_device_tlbs() {
+    let build = |interrupt_remapping, device_tlb| {
         let layout = crate::memory::layout(8 << 30, 40, &BarDemand::default()).unwrap();
         let tables = build(&Platform {
             apic_ids: &[0],
@@ -92,13 +92,17 @@ fn the_dmar_table_tells_of_the_unit_and_the_ioapics_requester() {
                 registers: 0xfed9_0000,
                 address_bits: 40,
                 interrupt_remapping,
+                device_tlb,
                 ioapic: pci::Bdf::new(0xff, 0, 0),
             }),
             native: Native::default(),
         });
+        if device_tlb {
+            through_iasl(&tables);
+        }
         walk(&tables).remove("DMAR").unwrap()
     };
-    let dmar = build(true);
+    let dmar = build(true, false);
     assert_eq!(dmar.len(), 72);
     assert_eq!(
         (dmar[8], dmar[36], dmar[37]),
@@ -117,7 +121,11 @@ fn the_dmar_table_tells_of_the_unit_and_the_ioapics_requester() {
         [3, 8, 0, 0, 5, 0xff, 0, 0],
         "I/O APIC 5 is ff:00.0"
     );
-    assert_eq!(build(false)[37], 0);
+    let with_atsr = build(true, true);
+    assert_eq!(with_atsr.len(), 80);
+    assert_eq!(with_atsr[48..72], dmar[48..]);
+    assert_eq!(with_atsr[72..], [2, 0, 8, 0, 1, 0, 0, 0], "ATSR, ALL_PORTS");
+    assert_eq!(build(false, false)[37], 0);
 }
 
 #[test]

@@ -128,10 +128,11 @@ pub struct Run {
     /// aw is the width of I/O virtual addresses [default: 48]; intremap=off leaves interrupts
     /// alone, and eim=off APIC ids at 8 bits; caching-mode=auto is on where a device is
     /// assigned, which needs it, or may come; snoop-control=on lets the guest ask for DMA to be
-    /// snooped [default: off]; scalable=on offers scalable mode [default: off]
+    /// snooped [default: off]; scalable=on offers scalable mode [default: off]; device-tlb=on
+    /// shows the guest that assigned devices keep translations (ATS) [default: off]
     #[arg(
         long,
-        value_name = "vtd[,aw=39|48|57][,intremap=on|off][,eim=on|off][,caching-mode=…][,snoop-control=…][,scalable=…]"
+        value_name = "vtd[,aw=39|48|57][,intremap=on|off][,eim=on|off][,caching-mode=…][,snoop-control=…][,scalable=…][,device-tlb=…]"
     )]
     iommu: Option<String>,
 

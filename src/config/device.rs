@@ -320,6 +320,7 @@ impl FromStr for AssignSpec {
                 no_mmap: options.word("no-mmap")?,
                 hide: hide.map(|names| names.0).unwrap_or_default(),
                 clique: options.read("clique")?,
+                ..Presentation::default()
             },
             on_error: options.read("on-error")?.unwrap_or_default(),
             lent: None,
@@ -476,6 +477,7 @@ impl<'de> Deserialize<'de> for AssignSpec {
                 no_mmap: table.no_mmap,
                 hide: table.hide.0,
                 clique: number(table.clique)?,
+                ..Presentation::default()
             },
             on_error: table.on_error,
             lent: None,

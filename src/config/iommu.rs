@@ -26,6 +26,8 @@ pub struct Iommu {
     pub snoop_control: bool,
     /// It has scalable mode.
     pub scalable: bool,
+    /// It knows of Device-TLBs, and assigned devices that have one show it.
+    pub device_tlb: bool,
 }
 
 /// An `--iommu` as it was written.
@@ -37,6 +39,7 @@ pub struct IommuSpec {
     caching_mode: CachingMode,
     snoop_control: bool,
     scalable: bool,
+    device_tlb: bool,
 }
 
 /// `auto` is `on` where a device is assigned or may come.
@@ -100,6 +103,7 @@ struct Wishes {
     caching_mode: CachingMode,
     snoop_control: Option<Switch>,
     scalable: Option<Switch>,
+    device_tlb: Option<Switch>,
 }
 
 impl From<Wishes> for IommuSpec {
@@ -111,6 +115,7 @@ impl From<Wishes> for IommuSpec {
             caching_mode: wishes.caching_mode,
             snoop_control: wishes.snoop_control.is_some_and(|Switch(on)| on),
             scalable: wishes.scalable.is_some_and(|Switch(on)| on),
+            device_tlb: wishes.device_tlb.is_some_and(|Switch(on)| on),
         }
     }
 }
@@ -119,13 +124,14 @@ impl FromStr for IommuSpec {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, OptionError> {
-        const KEYS: [&str; 6] = [
+        const KEYS: [&str; 7] = [
             "aw",
             "intremap",
             "eim",
             "caching-mode",
             "snoop-control",
             "scalable",
+            "device-tlb",
         ];
         let (kind, rest) = leading(text);
         if kind.is_empty() {
@@ -142,6 +148,7 @@ impl FromStr for IommuSpec {
             caching_mode: options.read("caching-mode")?.unwrap_or_default(),
             snoop_control: options.read("snoop-control")?,
             scalable: options.read("scalable")?,
+            device_tlb: options.read("device-tlb")?,
         };
         Ok(wishes.into())
     }
@@ -162,6 +169,8 @@ impl<'de> Deserialize<'de> for IommuSpec {
             #[serde(rename = "snoop-control")]
             snoop_control: Option<Switch>,
             scalable: Option<Switch>,
+            #[serde(rename = "device-tlb")]
+            device_tlb: Option<Switch>,
         }
         let table = Table::deserialize(deserializer)?;
         let width = table.aw.map(|bits| bits.to_string().parse());
@@ -172,6 +181,7 @@ impl<'de> Deserialize<'de> for IommuSpec {
             caching_mode: table.caching_mode,
             snoop_control: table.snoop_control,
             scalable: table.scalable,
+            device_tlb: table.device_tlb,
         };
         Ok(wishes.into())
     }
@@ -205,6 +215,7 @@ pub(super) fn iommu(
         caching_mode,
         snoop_control: value.snoop_control,
         scalable: value.scalable,
+        device_tlb: value.device_tlb,
     }))
 }
 
@@ -240,6 +251,7 @@ mod tests {
             caching_mode: false,
             snoop_control: false,
             scalable: false,
+            device_tlb: false,
         };
         assert_eq!(made("vtd"), Ok(all));
         let few = Iommu {
@@ -249,10 +261,17 @@ mod tests {
             caching_mode: true,
             snoop_control: true,
             scalable: true,
+            device_tlb: true,
         };
-        let text = "vtd,aw=39,intremap=off,caching-mode=on,snoop-control=on,scalable=on";
+        let text = "vtd,aw=39,intremap=off,caching-mode=on,snoop-control=on,scalable=on,\
+                    device-tlb=on";
         assert_eq!(made(text), Ok(few));
-        assert_eq!(made("vtd,scalable=off"), Ok(all));
+        assert_eq!(made("vtd,scalable=off,device-tlb=off"), Ok(all));
+        let device_tlb = Iommu {
+            device_tlb: true,
+            ..all
+        };
+        assert_eq!(made("vtd,device-tlb=on"), Ok(device_tlb));
         let xapic = Iommu { eim: false, ..all };
         assert_eq!(made("vtd,eim=off,caching-mode=auto"), Ok(xapic));
         assert_eq!(iommu(None, &[], None).unwrap(), None);
@@ -274,9 +293,11 @@ mod tests {
 
     #[test]
     fn text_and_table_say_the_same() {
-        let text = "vtd,aw=57,intremap=on,eim=off,caching-mode=on,snoop-control=on,scalable=on";
+        let text = "vtd,aw=57,intremap=on,eim=off,caching-mode=on,snoop-control=on,scalable=on,\
+                    device-tlb=on";
         let keys = "kind = 'vtd'\naw = 57\nintremap = true\neim = 'off'\n\
-                    caching-mode = 'on'\nsnoop-control = 'on'\nscalable = true";
+                    caching-mode = 'on'\nsnoop-control = 'on'\nscalable = true\n\
+                    device-tlb = true";
         assert_eq!(table(keys), text.parse().map_err(|_| String::new()));
         assert_eq!(table("kind = 'vtd'"), "vtd".parse().map_err(|_| "".into()));
     }
@@ -290,6 +311,8 @@ mod tests {
             ("vtd,intremap", "'intremap' needs a value"),
             ("vtd,eim=1", "eim: '1' is neither on nor off"),
             ("vtd,scalable=1", "scalable: '1' is neither on nor off"),
+            ("vtd,device-tlb", "'device-tlb' needs a value"),
+            ("vtd,device-tlb=1", "device-tlb: '1' is neither on nor off"),
             ("vtd,caching-mode=no", "'no' is none of auto, on, off"),
             (
                 "vtd,pasid=on",
@@ -304,6 +327,10 @@ mod tests {
             ("aw = 48", "missing field `kind`"),
             ("kind = 'vtd'\naw = 64", "'64' is none of 39, 48, 57"),
             ("kind = 'vtd'\neim = 1", "expected on or off"),
+            (
+                "kind = 'vtd'\ndevice_tlb = 'on'",
+                "unknown field `device_tlb`",
+            ),
         ] {
             let error = table(text).unwrap_err();
             assert!(error.contains(told), "{text}: {error}");

@@ -322,6 +322,7 @@ fn tables(cpus: u32, layout: &Layout, last_bus: u8, vtd: Option<&Unit>) -> acpi:
             registers: VTD_BASE,
             address_bits: unit.vtd.config().address_bits(),
             interrupt_remapping: unit.vtd.config().interrupt_remapping,
+            device_tlb: unit.vtd.config().device_tlb,
             ioapic: IOAPIC_REQUESTER,
         }),
         native: acpi::Native {

@@ -98,6 +98,7 @@ fn offered(config: &config::Iommu, phys_bits: u8) -> VtdConfig {
         caching_mode,
         snoop_control,
         scalable,
+        device_tlb,
     } = *config;
     VtdConfig {
         width,
@@ -106,7 +107,7 @@ fn offered(config: &config::Iommu, phys_bits: u8) -> VtdConfig {
         eim,
         caching_mode,
         snoop_control,
-        device_tlb: false,
+        device_tlb,
         draining: true,
         wide_descriptors: false,
         scalable,
@@ -160,14 +161,21 @@ mod tests {
 
     use super::*;
 
+    const CONFIG: config::Iommu = config::Iommu {
+        width: Width::Bits48,
+        interrupt_remapping: true,
+        eim: true,
+        caching_mode: true,
+        snoop_control: false,
+        scalable: false,
+        device_tlb: false,
+    };
+
     fn capabilities(scalable: bool, caching_mode: bool) -> [bool; 3] {
         let config = config::Iommu {
-            width: Width::Bits48,
-            interrupt_remapping: true,
-            eim: true,
             caching_mode,
-            snoop_control: false,
             scalable,
+            ..CONFIG
         };
         let ecap = offered(&config, 46).extended_capability();
         [ecap.scalable(), ecap.second_stage(), ecap.first_stage()]
@@ -179,5 +187,18 @@ mod tests {
         assert_eq!(capabilities(false, true), [false; 3]);
         assert_eq!(capabilities(true, true), [true, true, false]);
         assert_eq!(capabilities(true, false), [true, true, true]);
+    }
+
+    #[test]
+    fn device_tlbs_are_offered_in_either_mode_where_they_are_asked_for() {
+        for (scalable, device_tlb) in [(false, false), (false, true), (true, false), (true, true)] {
+            let config = config::Iommu {
+                scalable,
+                device_tlb,
+                ..CONFIG
+            };
+            let ecap = offered(&config, 46).extended_capability();
+            assert_eq!((ecap.scalable(), ecap.device_tlb()), (scalable, device_tlb));
+        }
     }
 }

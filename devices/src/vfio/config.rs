@@ -427,6 +427,7 @@ impl Device<'_> {
             found,
             device: self.registers,
             can_reset: self.backend.can_reset(),
+            device_tlb: self.presentation.device_tlb,
         }
     }
 }

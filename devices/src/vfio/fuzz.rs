@@ -19,6 +19,8 @@ use crate::bus::PciDevice;
 
 const SIZE: u16 = 0x1000;
 const COMMAND: u16 = 0x04;
+/// An extended capability.
+const TRANSLATION_SERVICES: u16 = 0x0f;
 
 /// Whose quirks a device has.
 const IDENTITIES: [(u32, u8); 4] = [
@@ -163,6 +165,8 @@ impl Secrets {
                 Treatment::Modelled => kept.push(all),
                 // The null capability that leads on.
                 Treatment::Hidden(_) => hidden.push(0x104..cap.offset + cap.room),
+                // What is enabled in the device is the host's.
+                Treatment::Registers(_) if cap.id == TRANSLATION_SERVICES => kept.push(all),
                 Treatment::Registers(_) => {}
             }
         }
@@ -217,7 +221,11 @@ pub fn device(bytes: &[u8]) {
     let hardware = Arc::new(hardware);
     let seat = ResetSet::new().enter("0000:02:10.0", None, hardware.clone());
     let routes = FakeRoutes::default();
-    let made = AssignedDevice::new(seat, Arc::new(routes.clone()), &Presentation::default());
+    let presentation = Presentation {
+        device_tlb: flags & 0x80 != 0,
+        ..Presentation::default()
+    };
+    let made = AssignedDevice::new(seat, Arc::new(routes.clone()), &presentation);
     let Ok(device) = made else {
         return;
     };

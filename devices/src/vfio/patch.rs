@@ -97,6 +97,8 @@ pub(super) struct Source<'a> {
     pub device: &'a Snapshot,
     /// The kernel can reset the device.
     pub can_reset: bool,
+    /// The guest has an IOMMU for functions that keep translations.
+    pub device_tlb: bool,
 }
 
 impl Source<'_> {
@@ -256,6 +258,38 @@ pub(super) fn access_control(_: &Source<'_>) -> Vec<Patch> {
     vec![shown(0, 0), shown(4, 0x00df_00df)]
 }
 
+/// Address Translation Services (PCIe 6.0 §10.5.1), over Device-TLBs that the host's IOMMU
+/// driver fills and flushes: it turned ATS on in the device, or did not, and that stays. What
+/// the guest enables is its own book-keeping, and off after a reset. By it the guest's driver
+/// also asks for Device-TLBs to be invalidated, which the host has done by then.
+///
+/// Of the capability register, Invalidate Queue Depth and Page Aligned Request are shown. Global
+/// Invalidate Supported is zero where there are no PASIDs (§10.5.1.2), and the guest sees none.
+///
+/// Nor does it see that a virtual function is one, of which queue depth and Smallest Translation
+/// Unit are hardwired to zero, as the physical function's count. To the guest a depth of zero is
+/// one of 32, which does no harm, as nothing that it sends goes into that queue; and it writes
+/// the unit and reads it back, as of any function that is its own master.
+const TRANSLATION_SERVICES: &[Patch] = &[
+    shown(0x00, 0),
+    // The capability register, and over it Smallest Translation Unit and Enable.
+    Patch {
+        own: 0x801f_0000,
+        ..shown(0x04, 0x0000_003f)
+    },
+];
+
+/// Its bytes.
+const TRANSLATION_SERVICES_LEN: u16 = 8;
+
+/// Hidden where the guest's IOMMU, if it has one, knows no Device-TLBs.
+pub(super) fn translation_services(source: &Source<'_>) -> Vec<Patch> {
+    if !source.device_tlb || source.found.room < TRANSLATION_SERVICES_LEN {
+        return Vec::new();
+    }
+    TRANSLATION_SERVICES.to_vec()
+}
+
 /// Readiness Time Reporting (PCIe 6.0 §7.9.16), all of it read-only.
 pub(super) fn readiness(_: &Source<'_>) -> Vec<Patch> {
     vec![shown(0, 0), shown(4, u32::MAX), shown(8, u32::MAX)]
@@ -315,6 +349,7 @@ mod tests {
             },
             device: &Snapshot(bytes),
             can_reset: true,
+            device_tlb: true,
         })
     }
 
@@ -324,6 +359,7 @@ mod tests {
             EXPRESS.to_vec(),
             VPD.to_vec(),
             ERROR_REPORTING.to_vec(),
+            TRANSLATION_SERVICES.to_vec(),
             vec![STATUS],
             table(express, &[0x0092_0000], 0xc0),
             table(express, &[0x0012_0000, u32::MAX], 0xc0),
@@ -357,6 +393,7 @@ mod tests {
     fn what_has_no_room_is_hidden() {
         assert_eq!(table(express, &[0x0002_0000], 0x10), []);
         assert_eq!(table(error_reporting, &[], 0x28), []);
+        assert_eq!(table(translation_services, &[], 4), []);
         assert_eq!(table(extended_vendor, &[0, 0xfff0_0000], 4), []);
         assert_eq!(table(advanced_features, &[0x0106_0013], 0x10), []);
     }

@@ -1,4 +1,4 @@
-//! What the operator may say about how a device is shown to its guest.
+//! How a device is shown to its guest: what the operator may say about it, and what is behind it.
 
 use std::path::PathBuf;
 
@@ -16,6 +16,8 @@ pub struct Presentation {
     pub hide: Vec<CapabilityName>,
     /// The GPUDirect clique that it is in.
     pub clique: Option<Clique>,
+    /// The guest has an IOMMU that knows of Device-TLBs: it sees that the device has one (ATS).
+    pub device_tlb: bool,
 }
 
 /// Where a device's option ROM comes from.

@@ -106,7 +106,7 @@ pub(super) const EXTENDED: &[Rule] = &[
         "ari",
         "the next function is the host's, not the guest's",
     ),
-    hidden(0x0f, "ats", NO_IOMMU),
+    registers(0x0f, "ats", patch::translation_services),
     hidden(0x10, "sriov", VIRTUAL),
     hidden(0x11, "mriov", VIRTUAL),
     hidden(0x12, "multicast", "the host's switches route it"),

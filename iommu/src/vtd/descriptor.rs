@@ -15,7 +15,7 @@ use super::registers::{InvalidateAddress, QueueError};
 pub(super) enum Request {
     Contexts(ContextScope),
     Pages(PageScope),
-    /// The Device-TLB of a function. Functions here have none that outlives an access.
+    /// The Device-TLB of a function, with or without a PASID.
     DeviceTlb,
     /// Interrupt entries; all if `None`.
     Entries(Option<Range<u32>>),
@@ -54,14 +54,18 @@ bitfield! {
 }
 
 /// Bits that a kind of descriptor may have in its low and high half, the type among them.
+///
+/// Those of Device-TLBs have no PFSID, bits 63:52 and 15:12 of the low half: it is there for
+/// throttling, and reserved as that is not offered (ECAP.DIT). Max Invs Pend may be anything,
+/// 0 for 32, and so may the address, which with S says the size by its lowest zero bit.
 const CONTEXT: (u64, u64) = (0x0003_ffff_ffff_003f, 0);
 const IOTLB: (u64, u64) = (0xffff_00ff, 0xffff_ffff_ffff_f07f);
-const DEVICE_TLB: (u64, u64) = (0xfff0_ffff_001f_f00f, 0xffff_ffff_ffff_f001);
+const DEVICE_TLB: (u64, u64) = (0x0000_ffff_001f_000f, 0xffff_ffff_ffff_f001);
 const ENTRIES: (u64, u64) = (0x0000_ffff_f800_001f, 0);
 const WAIT: (u64, u64) = (0xffff_ffff_0000_007f, !3);
 const PASID_IOTLB: (u64, u64) = (0x000f_ffff_ffff_003f, 0xffff_ffff_ffff_f07f);
 const PASID_CACHE: (u64, u64) = (0x000f_ffff_ffff_003f, 0);
-const PASID_DEVICE_TLB: (u64, u64) = (0xffff_ffff_ffff_f1ff, 0xffff_ffff_ffff_f801);
+const PASID_DEVICE_TLB: (u64, u64) = (0x000f_ffff_ffff_01ff, 0xffff_ffff_ffff_f801);
 
 /// Decodes a descriptor of two or four quadwords.
 pub(super) fn decode(quads: &[u64], config: &VtdConfig) -> Result<Request, QueueError> {

@@ -20,6 +20,8 @@
 //!
 //! Not modelled: requests with PASID, page requests, second-stage A/D bits, posted interrupts,
 //! advanced fault logging, write-buffer flushing, performance monitoring. None is offered.
+//! Device-TLBs can be offered, but no function here makes translation requests: they are the
+//! host's IOMMU's to answer.
 //!
 //! Reset: everything goes back to power-on values, caches are empty.
 

@@ -79,6 +79,20 @@ impl Vtd {
         decode(quads, &self.config)
     }
 
+    /// Carries out one request; all that it asks for is done when this returns.
+    ///
+    /// For a Device-TLB (§6.5.2.5) there is nothing left to do. Emulated functions have none.
+    /// That of an assigned function is filled and flushed by the host's IOMMU driver, which
+    /// does so when the sink has it unmap what is gone. So it is flushed by the IOTLB, context
+    /// or PASID cache invalidation, which software must ask for first, as the Device-TLB could
+    /// be filled again from what the unit still has. Without one before it, the unit's
+    /// translations are what they were, and what the function holds of them is good.
+    ///
+    /// Nor is there anybody to wait for, whatever function is named. Hardware sends a message,
+    /// and sets FSTS.ITE when no answer comes; how soon, and whether it asks a function that
+    /// is not there, the manual leaves to it. One that is gone, or has ATS off, holds no
+    /// translation, which is all that the descriptor asks for. ITE would throw away the waits
+    /// of whoever else is in the queue, for a device that was merely unplugged.
     fn carry_out(&self, request: Request) -> Result<(), QueueError> {
         match request {
             Request::Contexts(scope) => self.invalidate_contexts(scope),

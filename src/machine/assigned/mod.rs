@@ -49,6 +49,7 @@ pub struct Assigner {
     resets: ResetSet,
     routes: Arc<dyn MsiRoutes>,
     peers: Arc<Peers>,
+    behind: Option<Behind>,
 }
 
 struct Side {
@@ -68,6 +69,7 @@ impl Assigner {
             resets: ResetSet::new(),
             routes: fabric.routes.clone(),
             peers: fabric.peers.clone(),
+            behind: fabric.behind.clone(),
         }
     }
 
@@ -113,7 +115,12 @@ impl Assigner {
         // All of them before the first is taken and reset.
         let seats: Vec<_> = wanted.iter().zip(opened).map(enter).collect();
         let take = |((seat, assign), opened): ((_, &config::Assign), &Opened)| {
-            let taken = AssignedDevice::new(seat, self.routes.clone(), &assign.presentation);
+            let presentation = assign.presentation.clone();
+            let presentation = match &self.behind {
+                Some(behind) => behind.present(presentation),
+                None => presentation,
+            };
+            let taken = AssignedDevice::new(seat, self.routes.clone(), &presentation);
             let device = taken.map_err(|error| AssignError {
                 name: Host::this_machine().describe(assign.device),
                 ..error

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use arc_swap::ArcSwap;
 use devices::dma::{Drain, GuestRam};
 use devices::guest_error;
-use devices::vfio::RequesterWatcher;
+use devices::vfio::{Presentation, RequesterWatcher};
 use iommu::host::{HostMapper, check_lock_limit};
 use iommu::shadow::{Followed, Shadow, ShadowConfig, ShadowError, ShadowLimits};
 use iommu::vtd::{TranslationChange, Vtd};
@@ -41,6 +41,16 @@ pub struct Behind {
     pub followers: Arc<Followers>,
     /// What waits for emulated ones.
     pub drain: Arc<Drain>,
+}
+
+impl Behind {
+    /// How a device behind it is shown, of which the operator has said this.
+    pub fn present(&self, presentation: Presentation) -> Presentation {
+        Presentation {
+            device_tlb: self.vtd.config().device_tlb,
+            ..presentation
+        }
+    }
 }
 
 /// The spaces that follow the guest's unit.

@@ -47,6 +47,8 @@ pub const TWIN_NETWORKS: [&str; 2] = ["10.0.2.0/24", "10.0.3.0/24"];
 pub const TWIN_PEERS: [&str; 2] = [E1000E_PEER, "10.0.3.2"];
 /// What a guest that owns [`TWINS`] calls itself on them.
 pub const TWIN_GUEST_ADDRESSES: [&str; 2] = [E1000E_GUEST_ADDRESS, "10.0.3.15"];
+/// A virtio NIC with address translation services (ATS), which the host's own IOMMU does not use.
+pub const VIRTIO_NIC: &str = "0000:07:00.0";
 
 /// The host's address on the network its NIC's functions share.
 pub const PF_ADDRESS: &str = "10.10.0.1";
@@ -70,3 +72,7 @@ pub const E1000E_GUEST_ADDRESS: &str = "10.0.2.15";
 pub const PF_PEER: &str = E1000E_PEER;
 /// What a guest that owns [`PHYSICAL_FUNCTION`] calls itself.
 pub const PF_GUEST_ADDRESS: &str = E1000E_GUEST_ADDRESS;
+/// Who answers pings on the wire of [`VIRTIO_NIC`], the same on yet another user network.
+pub const VIRTIO_NIC_PEER: &str = E1000E_PEER;
+/// What a guest that owns [`VIRTIO_NIC`] calls itself.
+pub const VIRTIO_NIC_GUEST_ADDRESS: &str = E1000E_GUEST_ADDRESS;

@@ -12,6 +12,7 @@ mod presentation;
 mod quirks;
 mod reset;
 mod resizable;
+mod translation_services;
 
 use std::sync::Arc;
 

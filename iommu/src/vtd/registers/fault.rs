@@ -19,7 +19,7 @@ bitfield! {
 
 impl FaultStatus {
     /// PFO, IQE, ICE and ITE: written with one, cleared. The last two are never set here,
-    /// as no Device-TLB is waited for.
+    /// as no Device-TLB is asked, and so none answers wrongly (ICE) or too late (ITE).
     pub const CLEARED_BY_ONE: u32 = 0x71;
 
     /// Bits that are a condition of the fault event.

@@ -60,7 +60,7 @@ pub enum QueueError {
 }
 
 bitfield! {
-    /// IQERCD, without what Device-TLBs would set.
+    /// IQERCD, without who did not answer (ITESID, ICESID): nobody is asked.
     #[derive(Clone, Copy, PartialEq, Eq, Default)]
     pub struct QueueErrorRecord(pub u64);
     impl Debug;

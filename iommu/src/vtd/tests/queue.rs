@@ -183,7 +183,7 @@ fn iqei_4h_reserved_bits_of_every_descriptor() {
     // A valid descriptor, and the bits of either half that may not be set in it.
     let context = (0x31, !0x0003_ffff_ffff_0e3f, !0);
     let iotlb = (0x32, !0xffff_0eff, 0xf80);
-    let device = (3, !0xfff0_ffff_001f_fe0f, 0xffe);
+    let device = (3, !0x0000_ffff_001f_0e0f, 0xffe);
     let entries = (4, !0x0000_ffff_f800_0e1f, !0);
     let wait = (5, !0xffff_ffff_0000_0e7f_u64, 3);
     for (low, in_low, in_high) in [context, iotlb, device, entries, wait] {
@@ -293,11 +293,106 @@ fn status_that_cannot_be_written_stops_the_queue() {
     }
 }
 
+/// A Device-TLB invalidation descriptor but for its address: SID and Max Invs Pend.
+fn device_tlb(function: Bdf, pending: u64) -> u64 {
+    3 | pending << 16 | u64::from(function.requester_id()) << 32
+}
+
 #[test]
 fn device_tlb_invalidation_is_taken() {
     let rig = queue();
-    rig.submit(3 | 4 << 16 | 0x10 << 32, 0x7000 | 1);
+    rig.submit(device_tlb(NIC, 4), 0x7000 | 1);
     assert_eq!((stopped(&rig), rig.r64(offset::IQH)), (None, 16));
+    assert_eq!(rig.take_translations(), []);
+}
+
+#[test]
+fn device_tlbs_of_any_function_are_invalidated_at_once() {
+    // The NIC has a context entry with a Device-TLB, the disk one without, the last has none.
+    let rig = Rig::on();
+    rig.enable_queue();
+    rig.set_context(NIC, rig.table() | 1 << 2 | 1, 2);
+    rig.set_context(DISK, rig.table() | 1, 2);
+    for (data, function) in (1..).zip([NIC, DISK, Bdf::new(0xff, 31, 7)]) {
+        rig.submit(device_tlb(function, 1), 0x7000);
+        rig.submit(wait(data), 0x9000);
+        assert_eq!(rig.peek(0x9000), u64::from(data), "{function}");
+        assert_eq!(rig.r32(offset::FSTS), 0, "neither ITE nor ICE");
+        assert_eq!(rig.r64(offset::IQERCD), 0);
+    }
+    assert_eq!(rig.take_faults(), []);
+}
+
+#[test]
+fn device_tlb_invalidations_may_be_of_any_size_and_depth() {
+    // With S, 8 KiB and each power of two more: up to all, which the ATS message says with
+    // all address bits but the highest, and even with that.
+    let sizes = (12..=63).map(|zero| u64::MAX >> 1 >> (63 - zero) & !0xfff | 1);
+    let rig = queue();
+    for address in sizes.chain([!0xfff | 1, 0, !0xfff]) {
+        for pending in 0..32 {
+            rig.submit(device_tlb(NIC, pending), address);
+            assert_eq!(stopped(&rig), None, "{pending} {address:#x}");
+        }
+    }
+}
+
+#[test]
+fn iqei_4h_physical_functions_of_device_tlbs_are_for_throttling() {
+    let rig = queue();
+    assert_eq!(rig.r64(offset::ECAP) >> 41 & 1, 0, "DIT");
+    // A function's own PFSID, in two parts.
+    let id = u64::from(NIC.requester_id());
+    rig.submit(device_tlb(NIC, 1) | (id & 0xf) << 12 | id >> 4 << 52, 0);
+    assert_eq!((stopped(&rig), rig.r64(offset::IQH)), (Some(4), 0));
+}
+
+/// All three at once, as software may queue them; the page is in no table any more.
+#[test]
+fn a_device_tlb_is_invalidated_after_the_unit_and_who_follows_it() {
+    let rig = Rig::on();
+    rig.enable_queue();
+    let top = rig.domain(NIC, 5);
+    rig.map(top, 0x4000, 0x8000, RW);
+    assert_eq!(rig.read(NIC, 0x4000), Some(0x8000));
+    rig.take_translations();
+    rig.map(top, 0x4000, 0, 0);
+    let heads = Arc::new(Mutex::new(Vec::new()));
+    let (vtd, memory, seen) = (Arc::downgrade(&rig.vtd), rig.memory.clone(), heads.clone());
+    *rig.sink.watch.lock().unwrap() = Some(Box::new(move || {
+        let head = vtd.upgrade().unwrap().read(offset::IQH, 8);
+        let status: u32 = memory.read_obj(GuestAddress(0x9000)).unwrap();
+        seen.lock().unwrap().push((head, status));
+    }));
+    rig.poke(0x9000, 0);
+    for (at, quad) in (QUEUE..).step_by(8).zip([
+        0x32 | 5 << 16,
+        0x4000,
+        device_tlb(NIC, 1),
+        0x4000,
+        wait(7),
+        0x9000,
+    ]) {
+        rig.poke(at, quad);
+    }
+    rig.w64(offset::IQT, 48);
+    assert_eq!(*heads.lock().unwrap(), [(0, 0)], "at the IOTLB, once");
+    assert_eq!((rig.peek(0x9000), rig.r64(offset::IQH)), (7, 48));
+    assert_eq!(rig.read(NIC, 0x4000), None);
+}
+
+/// Software that asks for no more has not changed what the unit holds.
+#[test]
+fn a_device_tlb_alone_leaves_the_unit_as_it_is() {
+    let rig = Rig::on();
+    rig.enable_queue();
+    let top = rig.domain(NIC, 5);
+    rig.map(top, 0x4000, 0x8000, RW);
+    assert_eq!(rig.read(NIC, 0x4000), Some(0x8000));
+    rig.take_translations();
+    rig.map(top, 0x4000, 0, 0);
+    rig.submit(device_tlb(NIC, 1), 0x4000);
+    assert_eq!(rig.read(NIC, 0x4000), Some(0x8000), "the IOTLB's still");
     assert_eq!(rig.take_translations(), []);
 }
 

@@ -1,4 +1,5 @@
 use std::io;
+use std::sync::OnceLock;
 
 use iommu::host::MapError;
 use iommu::vtd::{VtdConfig, VtdSink, Width, offset};
@@ -19,6 +20,9 @@ struct Host {
     ram: Mutex<usize>,
     runs: Mutex<BTreeMap<u64, (u64, u64)>>,
     full: Mutex<bool>,
+    memory: OnceLock<Arc<GuestRam>>,
+    /// What was at [`STATUS`] when something was unmapped.
+    waits: Mutex<Vec<u32>>,
 }
 
 impl HostMapper for Host {
@@ -39,6 +43,9 @@ impl HostMapper for Host {
     }
 
     fn unmap(&self, iova: u64, len: u64) -> Result<(), MapError> {
+        let memory = self.memory.get().unwrap();
+        let status = memory.read_obj(GuestAddress(STATUS)).unwrap();
+        self.waits.lock().unwrap().push(status);
         let removed = self.runs.lock().unwrap().remove(&iova);
         assert_eq!(removed.map(|(len, _)| len), Some(len), "not whole");
         Ok(())
@@ -62,6 +69,10 @@ struct Board {
 
 impl Board {
     fn new() -> Self {
+        Self::with(false)
+    }
+
+    fn with(device_tlb: bool) -> Self {
         let ram = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM as usize)]);
         let ram = Arc::new(ram.unwrap());
         let followers = Arc::<Followers>::default();
@@ -72,7 +83,7 @@ impl Board {
             eim: false,
             caching_mode: true,
             snoop_control: false,
-            device_tlb: false,
+            device_tlb,
             draining: false,
             wide_descriptors: false,
             scalable: false,
@@ -90,8 +101,17 @@ impl Board {
     fn space(&self) -> (Arc<Space>, Arc<Host>) {
         let host = Arc::<Host>::default();
         *host.ram.lock().unwrap() = self.ram.get_host_address(GuestAddress(0)).unwrap() as usize;
+        host.memory.set(self.ram.clone()).unwrap();
         let space = Space::new("nic", &self.vtd, &self.ram, host.clone());
         (space, host)
+    }
+
+    fn behind(&self) -> Behind {
+        Behind {
+            vtd: self.vtd.clone(),
+            followers: self.followers.clone(),
+            drain: Arc::default(),
+        }
     }
 
     fn poke(&self, at: u64, value: u64) {
@@ -218,4 +238,60 @@ fn a_mapping_that_fails_is_the_devices_loss() {
     *host.full.lock().unwrap() = false;
     board.forget_contexts();
     assert_eq!(host.runs().len(), 1);
+}
+
+#[test]
+fn device_tlbs_are_shown_where_the_unit_knows_of_them() {
+    let own = Presentation {
+        no_mmap: true,
+        ..Presentation::default()
+    };
+    for device_tlb in [false, true] {
+        let shown = Board::with(device_tlb).behind().present(own.clone());
+        assert_eq!((shown.device_tlb, shown.no_mmap), (device_tlb, true));
+    }
+}
+
+const QUEUE: u64 = 0x3000;
+const STATUS: u64 = 0x9000;
+
+/// The host's IOMMU driver flushes a Device-TLB when it unmaps. So what the guest then asks of
+/// the Device-TLB has been done.
+#[test]
+fn a_device_reaches_nothing_that_is_gone_when_its_device_tlb_is_done_with() {
+    let board = Board::with(true);
+    let (space, host) = board.space();
+    let member = space.join();
+    board.followers.fill(&space).unwrap();
+    board.domain(0, 1, 0x70_0000);
+    // With a Device-TLB: TT 01b.
+    board.poke(CONTEXTS, (DOMAINS + 0x4000) | 1 << 2 | 1);
+    board.turn_on();
+    member.requester_changed(Bdf::new(1, 0, 0));
+    let page = (0x70_0000, 0x1000, 0x5000);
+    assert_eq!(host.runs(), [page]);
+
+    board.vtd.write(offset::IQA, 8, QUEUE);
+    board.vtd.write(offset::GCMD, 4, (TE | 1 << 26).into());
+    let iotlb = [2 | 3 << 4 | 1 << 16, 0x70_0000];
+    let device_tlb = [3 | 1 << 16 | 0x0100 << 32, 0x70_0000];
+    let wait = |data: u64| [5 | 1 << 5 | data << 32, STATUS];
+    let mut at = QUEUE;
+    let mut submit = |descriptors: &[[u64; 2]]| {
+        for quad in descriptors.iter().flatten() {
+            board.poke(at, *quad);
+            at += 8;
+        }
+        board.vtd.write(offset::IQT, 8, at - QUEUE);
+    };
+    let status = || board.ram.read_obj::<u32>(GuestAddress(STATUS)).unwrap();
+
+    // The page is gone from the tables. Asked of the Device-TLB alone, that changes nothing.
+    board.poke(DOMAINS + 0x4000 + 3 * 0x1000 + 8 * 0x100, 0);
+    submit(&[device_tlb, wait(1)]);
+    assert_eq!((host.runs(), status()), (vec![page], 1));
+    submit(&[iotlb, device_tlb, wait(2)]);
+    assert_eq!((host.runs(), status()), (vec![], 2));
+    let waits = host.waits.lock().unwrap();
+    assert_eq!(waits.last(), Some(&1), "before the second wait");
 }

@@ -106,7 +106,7 @@ pub fn command(options: &Options) -> Command {
 
 /// What may be given to a guest; the addresses in [`topology`] follow from the order of the ports.
 fn assignable(qemu: &mut Command, options: &Options) {
-    for port in 1..=6 {
+    for port in 1..=7 {
         let place = format!("id=port{port},chassis={port},slot={port},bus=pcie.0,addr=1{port}.0");
         qemu.args(["-device", &format!("pcie-root-port,{place}")]);
     }
@@ -135,6 +135,14 @@ fn assignable(qemu: &mut Command, options: &Options) {
         let place = format!("bus=port6,addr=0.{function},multifunction=on");
         qemu.args(["-device", &format!("e1000e,netdev={netdev},{place}")]);
     }
+
+    // Of QEMU's devices only virtio ones have ATS. What assigns them must see to it that they use an IOMMU at all.
+    qemu.args(["-netdev", "user,id=uplink7,restrict=on"]);
+    let translated = "disable-legacy=on,iommu_platform=on,ats=on";
+    qemu.args([
+        "-device",
+        &format!("virtio-net-pci,bus=port7,netdev=uplink7,{translated}"),
+    ]);
 }
 
 fn image(id: &str, file: &Path) -> String {

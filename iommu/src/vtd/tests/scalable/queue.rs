@@ -70,7 +70,7 @@ fn iqei_4h_reserved_bits_of_every_descriptor() {
     // A valid descriptor, and the bits of its lower half that may not be set in it.
     let pages = (0x36, !0x000f_ffff_ffff_0e3f_u64, 0xf80);
     let entries = (0x37, !0x000f_ffff_ffff_0e3f, !0);
-    let device = (8, !0xffff_ffff_ffff_ffff, 0x7fe);
+    let device = (8, !0x000f_ffff_ffff_0fff, 0x7fe);
     for (low, in_low, in_high) in [pages, entries, device] {
         assert_eq!(submitted(SCALABLE, [low, 0, 0, 0]).0, None, "{low:#x}");
         for bit in (0..64).map(|bit| 1_u64 << bit) {
@@ -111,6 +111,22 @@ fn the_sink_hears_what_may_have_changed() {
     // Context entries are in no domain.
     assert_eq!(told(0x21, 0), once(TranslationChange::All));
     assert_eq!(told(8, 0x7000), (None, vec![]));
+}
+
+#[test]
+fn device_tlbs_may_be_asked_with_and_without_pasids() {
+    // SID and Max Invs Pend are elsewhere with a PASID. G asks for all PASIDs.
+    let id = u64::from(NIC.requester_id());
+    for (low, high) in [
+        (3 | 31 << 16 | id << 32, 0x7000 | 1),
+        (8 | 31 << 4 | id << 16 | 0xf_ffff << 32, 0x7000 | 1 << 11),
+        (8 | id << 16, !0xfff | 1 << 11 | 1),
+    ] {
+        let asked = submitted(SCALABLE, [low, high, 0, 0]);
+        assert_eq!(asked, (None, vec![]), "{low:#x}");
+    }
+    let physical = 8 | (id & 0xf) << 12 | id >> 4 << 52;
+    assert_eq!(submitted(SCALABLE, [physical, 0, 0, 0]).0, Some(4));
 }
 
 #[test]
