@@ -50,8 +50,8 @@ pub struct Followers(ArcSwap<Vec<Weak<Space>>>);
 /// What a space holds.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct SpaceUsage {
-    /// The first of its devices, which stands for all of them.
-    pub device: String,
+    /// The devices in it.
+    pub devices: Vec<String>,
     /// Mappings in the host's IOMMU.
     pub mappings: usize,
     /// Bytes that are mapped, and so pinned.
@@ -70,7 +70,7 @@ impl Followers {
     pub fn usage(&self) -> Vec<SpaceUsage> {
         let spaces = self.0.load();
         let usage = |space: Arc<Space>| SpaceUsage {
-            device: space.shadow.name().to_string(),
+            devices: space.members().names(),
             mappings: space.shadow.mappings(),
             bytes: space.shadow.mapped_bytes(),
         };
@@ -122,16 +122,26 @@ struct Space {
     members: Mutex<Members>,
 }
 
-/// Devices in a space, by number, with their requester ids.
+/// Devices in a space, by number.
 #[derive(Default)]
 struct Members {
     next: u32,
-    requesters: BTreeMap<u32, Option<Bdf>>,
+    seats: BTreeMap<u32, Seat>,
+}
+
+struct Seat {
+    name: String,
+    requester: Option<Bdf>,
 }
 
 impl Members {
     fn known(&self) -> Vec<Bdf> {
-        self.requesters.values().copied().flatten().collect()
+        let seats = self.seats.values();
+        seats.filter_map(|seat| seat.requester).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.seats.values().map(|seat| seat.name.clone()).collect()
     }
 }
 
@@ -166,14 +176,18 @@ impl Space {
     }
 
     fn is_empty(&self) -> bool {
-        self.members().requesters.is_empty()
+        self.members().seats.is_empty()
     }
 
-    fn join(self: &Arc<Self>) -> Arc<Member> {
+    fn join(self: &Arc<Self>, name: &str) -> Arc<Member> {
         let mut members = self.members();
         let id = members.next;
         members.next += 1;
-        members.requesters.insert(id, None);
+        let seat = Seat {
+            name: name.into(),
+            requester: None,
+        };
+        members.seats.insert(id, seat);
         Arc::new(Member {
             space: self.clone(),
             id,
@@ -192,10 +206,10 @@ impl Member {
     /// closed, and after it has been reset.
     pub fn leave(&self) {
         let mut members = self.space.members();
-        if members.requesters.remove(&self.id).is_none() {
+        if members.seats.remove(&self.id).is_none() {
             return;
         }
-        tell(match members.requesters.is_empty() {
+        tell(match members.seats.is_empty() {
             true => self.space.shadow.end(),
             false => self.space.shadow.set_requesters(members.known()),
         });
@@ -205,11 +219,11 @@ impl Member {
 impl RequesterWatcher for Member {
     fn requester_changed(&self, requester: Bdf) {
         let mut members = self.space.members();
-        let Some(known) = members.requesters.get_mut(&self.id) else {
+        let Some(seat) = members.seats.get_mut(&self.id) else {
             return;
         };
         // A bus without a number is told as 00:00.0, the host bridge.
-        *known = Some(requester).filter(|requester| *requester != Bdf::default());
+        seat.requester = Some(requester).filter(|requester| *requester != Bdf::default());
         tell(self.space.shadow.set_requesters(members.known()));
     }
 }
@@ -333,7 +347,7 @@ fn enter(
 ) -> Result<Opened, Error> {
     let kernel = interface.open_one(prospect, kvm)?;
     Ok(Opened {
-        member: Some(space.join()),
+        member: Some(space.join(&prospect.candidate.name)),
         kernel,
     })
 }

@@ -1,7 +1,7 @@
 use std::io;
 
 use iommu::host::MapError;
-use iommu::vtd::{VtdConfig, VtdSink, Width, offset};
+use iommu::vtd::{VtdConfig, VtdSink, offset};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
@@ -66,17 +66,8 @@ impl Board {
         let ram = Arc::new(ram.unwrap());
         let followers = Arc::<Followers>::default();
         let config = VtdConfig {
-            width: Width::Bits48,
-            host_width: 40,
-            interrupt_remapping: false,
-            eim: false,
             caching_mode: true,
-            snoop_control: false,
-            device_tlb: false,
-            draining: false,
-            wide_descriptors: false,
-            scalable: false,
-            first_stage: false,
+            ..VtdConfig::BASIC
         };
         let ears = Arc::new(Ears(followers.clone()));
         let vtd = Arc::new(Vtd::new(config, ram.clone(), ears));
@@ -137,7 +128,7 @@ const ALL: (u64, u64, u64) = (0, RAM, 0);
 fn a_device_reaches_what_the_guest_maps_for_its_address() {
     let board = Board::new();
     let (space, host) = board.space();
-    let member = space.join();
+    let member = space.join("nic");
     board.followers.fill(&space).unwrap();
     assert_eq!(host.runs(), [ALL], "identity at first");
     board.domain(0, 1, 0x70_0000);
@@ -145,7 +136,12 @@ fn a_device_reaches_what_the_guest_maps_for_its_address() {
     assert_eq!(host.runs(), [], "its bus has no number");
     member.requester_changed(Bdf::new(1, 0, 0));
     assert_eq!(host.runs(), [(0x70_0000, 0x1000, 0x5000)]);
-    assert_eq!(board.followers.usage()[0].bytes, 0x1000);
+    let usage = SpaceUsage {
+        devices: vec!["nic".into()],
+        mappings: 1,
+        bytes: 0x1000,
+    };
+    assert_eq!(board.followers.usage(), [usage]);
     member.requester_changed(Bdf::new(2, 0, 0));
     assert_eq!(host.runs(), [], "that bus has no contexts");
     board.vtd.reset();
@@ -162,7 +158,7 @@ fn a_device_reaches_what_the_guest_maps_for_its_address() {
 fn spaces_know_nothing_of_each_other() {
     let board = Board::new();
     let ((one, first), (two, second)) = (board.space(), board.space());
-    let (a, b) = (one.join(), two.join());
+    let (a, b) = (one.join("a"), two.join("b"));
     board.followers.fill(&one).unwrap();
     board.followers.fill(&two).unwrap();
     board.domain(0, 1, 0x70_0000);
@@ -182,13 +178,15 @@ fn spaces_know_nothing_of_each_other() {
 fn devices_of_a_group_share_while_the_guest_has_them_together() {
     let board = Board::new();
     let (space, host) = board.space();
-    let (a, b) = (space.join(), space.join());
+    let (a, b) = (space.join("a"), space.join("b"));
     board.followers.fill(&space).unwrap();
     board.domain(0, 1, 0x70_0000);
     board.turn_on();
     a.requester_changed(Bdf::new(1, 0, 0));
     b.requester_changed(Bdf::new(1, 0, 1));
     assert_eq!(host.runs(), [], "one of them is in no domain");
+    let devices = || board.followers.usage()[0].devices.clone();
+    assert_eq!(devices(), ["a", "b"]);
     board.domain(1, 1, 0x70_0000);
     board.forget_contexts();
     assert_eq!(host.runs().len(), 1);
@@ -196,6 +194,7 @@ fn devices_of_a_group_share_while_the_guest_has_them_together() {
     board.forget_contexts();
     assert_eq!(host.runs(), []);
     b.leave();
+    assert_eq!(devices(), ["a"]);
     assert_eq!(host.runs().len(), 1);
     assert!(!space.is_empty());
 }
@@ -204,7 +203,7 @@ fn devices_of_a_group_share_while_the_guest_has_them_together() {
 fn a_mapping_that_fails_is_the_devices_loss() {
     let board = Board::new();
     let (space, host) = board.space();
-    let member = space.join();
+    let member = space.join("nic");
     board.domain(0, 1, 0x70_0000);
     *host.full.lock().unwrap() = true;
     assert!(matches!(
