@@ -89,8 +89,12 @@ impl Assigner {
                 Ok(taken)
             }
             Err(error) => {
-                if side.open == 0 {
-                    side.host.left();
+                match side.open {
+                    0 => side.host.left(),
+                    _ => {
+                        drop(opened);
+                        side.host.fewer();
+                    }
                 }
                 Err(error)
             }

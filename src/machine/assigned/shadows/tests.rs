@@ -1,10 +1,12 @@
 use std::io;
 
+use devices::vfio::Candidate;
 use iommu::host::MapError;
 use iommu::vtd::{VtdConfig, VtdSink, offset};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
+use crate::memory::HugePages;
 
 const RAM: u64 = 4 << 20;
 const ROOT: u64 = 0x1000;
@@ -217,4 +219,129 @@ fn a_mapping_that_fails_is_the_devices_loss() {
     *host.full.lock().unwrap() = false;
     board.forget_contexts();
     assert_eq!(host.runs().len(), 1);
+}
+
+/// The host's kernel, as far as spaces and devices are opened there.
+struct FakeKernel {
+    ram: usize,
+    /// Devices that cannot be opened.
+    broken: &'static [&'static str],
+    /// Spaces cannot be mapped into.
+    full: bool,
+    made: Mutex<Vec<Weak<Host>>>,
+}
+
+impl FakeKernel {
+    fn new(board: &Board) -> Self {
+        Self {
+            ram: board.ram.get_host_address(GuestAddress(0)).unwrap() as usize,
+            broken: &[],
+            full: false,
+            made: Mutex::default(),
+        }
+    }
+
+    fn make(&self) -> Arc<Host> {
+        let host = Arc::<Host>::default();
+        *host.ram.lock().unwrap() = self.ram;
+        *host.full.lock().unwrap() = self.full;
+        self.made.lock().unwrap().push(Arc::downgrade(&host));
+        host
+    }
+
+    /// How many spaces there are, and how many have been made.
+    fn spaces(&self) -> (usize, usize) {
+        let made = self.made.lock().unwrap();
+        let live = made.iter().filter(|host| host.strong_count() > 0);
+        (live.count(), made.len())
+    }
+}
+
+impl Opener for FakeKernel {
+    type Interface = Arc<Host>;
+    type Device = ();
+
+    fn choose(&self) -> Result<Arc<Host>, Error> {
+        Ok(self.make())
+    }
+
+    fn another(&self, _: &Arc<Host>) -> Result<Arc<Host>, Error> {
+        Ok(self.make())
+    }
+
+    fn check_wishes(&self, _: &Arc<Host>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn mapper(&self, host: &Arc<Host>) -> Arc<dyn HostMapper> {
+        host.clone()
+    }
+
+    fn open(&self, _: &Arc<Host>, prospect: &Prospect) -> Result<Arc<()>, Error> {
+        match self.broken.contains(&&*prospect.candidate.name) {
+            // Any error will do.
+            true => Err(Error::NoCachingMode),
+            false => Ok(Arc::new(())),
+        }
+    }
+}
+
+/// Devices in groups of their own, which are called as they are.
+fn prospects(names: &[&str]) -> Vec<Prospect> {
+    let prospect = |name: &&str| Prospect {
+        candidate: Candidate {
+            name: (*name).into(),
+            address: None,
+            sysfs: "/nonexistent".into(),
+        },
+        file: None,
+        function: None,
+    };
+    names.iter().map(prospect).collect()
+}
+
+#[test]
+fn nothing_is_left_of_spaces_that_devices_could_not_be_opened_into() {
+    let board = Board::new();
+    let mut shadows = Shadows::new(Behind {
+        vtd: board.vtd.clone(),
+        followers: board.followers.clone(),
+        drain: Arc::default(),
+    });
+    let memory = Memory {
+        ram: board.ram.clone(),
+        pages: HugePages::Off,
+    };
+    let mut kernel = FakeKernel::new(&board);
+    kernel.broken = &["broken"];
+    let mut open = |kernel: &FakeKernel, names: &[&str]| {
+        let opened = shadows.open(kernel, &prospects(names), &memory);
+        (opened, shadows.spaces.len())
+    };
+    // As the first of all, and after another one.
+    for names in [&["broken"][..], &["a", "b", "broken"]] {
+        let (opened, spaces) = open(&kernel, names);
+        assert!(opened.is_err());
+        assert_eq!((kernel.spaces().0, spaces), (0, 0), "{names:?}");
+        assert_eq!(board.followers.usage(), []);
+    }
+    assert_eq!(kernel.spaces().1, 4);
+    // Those that are there stay, and are as they were.
+    let (first, _) = open(&kernel, &["a", "b"]);
+    let first = first.unwrap();
+    let before = board.followers.usage();
+    let (opened, spaces) = open(&kernel, &["c", "broken"]);
+    assert!(opened.is_err());
+    assert_eq!((kernel.spaces().0, spaces), (2, 2));
+    kernel.full = true;
+    let (opened, spaces) = open(&kernel, &["c"]);
+    assert!(matches!(opened, Err(Error::Shadow(_))));
+    assert_eq!((kernel.spaces().0, spaces), (2, 2));
+    assert_eq!(board.followers.usage(), before);
+    // Nor is anything left of a space whose devices have gone.
+    kernel.full = false;
+    drop(first);
+    let (opened, spaces) = open(&kernel, &["c"]);
+    assert_eq!((kernel.spaces().0, spaces), (1, 1));
+    drop(opened);
 }
