@@ -71,7 +71,10 @@ impl Dma {
     }
 
     fn write_interrupt(&self, address: u64, request: &[u8]) -> Result<(), DmaError> {
-        let dword = request.try_into().ok().filter(|_| address % 4 == 0);
+        let dword = request
+            .try_into()
+            .ok()
+            .filter(|_| address.is_multiple_of(4));
         let Some(data) = dword.map(u32::from_le_bytes) else {
             return Err(self.illegal(address));
         };

@@ -305,9 +305,10 @@ fn descriptors(rig: &Rig, input: &mut Input<'_>) {
     let first = TABLE + u32::from(input.u8()) * 8;
     for at in (0..u32::from(input.u8() & 15)).map(|n| first + n * 8) {
         let (address, len) = (input.u16(), input.u16());
-        let address = match address >> 12 {
-            15 => 0xfee0_0000 | u32::from(address & 0xfff) << 8,
-            low => u32::from(address & 0xfff) << 6 | u32::from(low),
+        let (high, low) = (u32::from(address & 0xfff), u32::from(address >> 12));
+        let (address, len) = match low {
+            15 => (0xfee0_0000 | high << 8, len & 0x8007),
+            _ => (high << 6 | low, len),
         };
         rig.store(at, &address.to_le_bytes());
         rig.store(

@@ -97,9 +97,9 @@ impl Rig {
         ] {
             // A lowest table for each 2 MiB.
             let lowest = TABLES + 0x3000 + (iova >> 21 & 7) * 0x1000;
-            for (level, next) in [(3, 0x1000), (2, 0x2000)] {
+            for (level, next) in [(3, TABLES + 0x1000), (2, TABLES + 0x2000)] {
                 let at = TABLES + (3 - level) * 0x1000 + 8 * (iova >> (12 + 9 * level) & 0x1ff);
-                self.poke(at, TABLES + next | 3);
+                self.poke(at, next | 3);
             }
             self.poke(TABLES + 0x2000 + 8 * (iova >> 21 & 0x1ff), lowest | 3);
             self.poke(lowest + 8 * (iova >> 12 & 0x1ff), gpa | 3);
