@@ -171,11 +171,7 @@ impl Opener for Kernel<'_> {
         interface.mapper()
     }
 
-    fn open(
-        &self,
-        interface: &Interface,
-        prospect: &Prospect,
-    ) -> Result<Arc<KernelDevice>, Error> {
+    fn open(&self, interface: &Interface, prospect: &Prospect) -> Result<Arc<KernelDevice>, Error> {
         interface.open_one(prospect, self.kvm)
     }
 }
