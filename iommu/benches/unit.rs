@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use iommu::host::{HostMapper, MapError};
 use iommu::shadow::{Shadow, ShadowConfig, ShadowLimits};
-use iommu::vtd::{TranslationChange, Vtd, VtdConfig, VtdSink, Width, offset};
+use iommu::vtd::{TranslationChange, Vtd, VtdConfig, VtdSink, offset};
 use iommu::{Access, Identity, Remapper};
 use pci::{Bdf, MsiMessage};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -83,17 +83,9 @@ impl Unit {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), RAM)]);
         let memory = Arc::new(memory.expect("memory"));
         let config = VtdConfig {
-            width: Width::Bits48,
-            host_width: 39,
-            interrupt_remapping: false,
-            eim: false,
             caching_mode: true,
-            snoop_control: false,
-            device_tlb: false,
             draining: true,
-            wide_descriptors: false,
-            scalable: false,
-            first_stage: false,
+            ..VtdConfig::BASIC
         };
         let listener = Arc::new(Listener::default());
         let vtd = Arc::new(Vtd::new(config, memory.clone(), listener.clone()));

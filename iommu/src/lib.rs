@@ -10,4 +10,4 @@ mod remapper;
 pub mod shadow;
 pub mod vtd;
 
-pub use remapper::{Access, Fault, Identity, Remapper, Translation};
+pub use remapper::{Access, Fault, INTERRUPT_RANGE, Identity, Remapper, Translation};

@@ -1,6 +1,12 @@
 //! The two questions a device's traffic asks of an IOMMU.
 
+use std::ops::Range;
+
 use pci::{Bdf, MsiMessage};
+
+/// Where a DWORD that is written is an interrupt request, with an IOMMU or without (Intel SDM
+/// vol. 3 §12.11.1, VT-d 4.1 §3.15). It is never translated, and there is no memory.
+pub const INTERRUPT_RANGE: Range<u64> = 0xfee0_0000..0xfef0_0000;
 
 /// What a DMA does to memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,6 +54,11 @@ pub trait Remapper: Send + Sync {
     /// What [`Self::remap`] would make of a message now, with nothing recorded: for routes that
     /// are made before the device sends anything. `None` if it would be blocked.
     fn route(&self, requester: Bdf, message: MsiMessage) -> Option<MsiMessage>;
+
+    /// Takes note of a request in the [interrupt address range](INTERRUPT_RANGE) that is no
+    /// interrupt request: a read, or a write of anything but one DWORD. It is blocked in any
+    /// case.
+    fn illegal(&self, requester: Bdf);
 }
 
 /// No IOMMU: bus addresses are guest-physical addresses.
@@ -66,4 +77,6 @@ impl Remapper for Identity {
     fn route(&self, _: Bdf, message: MsiMessage) -> Option<MsiMessage> {
         Some(message)
     }
+
+    fn illegal(&self, _: Bdf) {}
 }

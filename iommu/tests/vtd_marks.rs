@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{scope, yield_now};
 
-use iommu::vtd::{Deaf, Vtd, VtdConfig, Width, offset};
+use iommu::vtd::{Deaf, Vtd, VtdConfig, offset};
 use iommu::{Access, Remapper};
 use pci::Bdf;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -38,17 +38,9 @@ impl Machine {
         let ram = [(GuestAddress(0), 0x1_0000)];
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&ram).unwrap());
         let config = VtdConfig {
-            width: Width::Bits48,
-            host_width: 40,
-            interrupt_remapping: false,
-            eim: false,
-            caching_mode: false,
-            snoop_control: false,
-            device_tlb: false,
-            draining: true,
-            wide_descriptors: true,
             scalable: true,
             first_stage: true,
+            ..VtdConfig::BASIC
         };
         let vtd = Vtd::new(config, memory.clone(), Arc::new(Deaf));
         let machine = Self { memory, vtd };

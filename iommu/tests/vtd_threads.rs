@@ -26,16 +26,7 @@ impl Machine {
         let memory = Arc::new(GuestMemoryMmap::from_ranges(&ram).unwrap());
         let config = VtdConfig {
             width: Width::Bits39,
-            host_width: 40,
-            interrupt_remapping: false,
-            eim: false,
-            caching_mode: false,
-            snoop_control: false,
-            device_tlb: false,
-            draining: true,
-            wide_descriptors: false,
-            scalable: false,
-            first_stage: false,
+            ..VtdConfig::BASIC
         };
         let vtd = Vtd::new(config, memory.clone(), Arc::new(Deaf));
         let machine = Self { memory, vtd };

@@ -305,6 +305,8 @@ mod tests {
             let (_, data) = *entries.iter().find(|(from, _)| *from == message.data)?;
             Some(MsiMessage { data, ..message })
         }
+
+        fn illegal(&self, _: Bdf) {}
     }
 
     impl MsiSink for Nothing {

@@ -1,8 +1,8 @@
 /*
  * DMA through the VT-d: the IDE disk and the e1000 behind mappings of their own, then what a
- * device is not to reach, and tables and a queue that are not as they should be. Whatever is
- * blocked leaves memory as it was and is recorded with the reason that the manual names. The
- * disk is filled as in ide_pio.c; the host sees the e1000's frame.
+ * device is not to reach, tables and a queue that are not as they should be, and DMA that is
+ * interrupt requests. Whatever is blocked leaves memory as it was and is recorded with the reason
+ * that the manual names. The disk is filled as in ide_pio.c; the host sees the e1000's frame.
  */
 #include "lib/e1000.h"
 #include "lib/ide.h"
@@ -16,6 +16,12 @@
 #define NOWHERE 0xb0000000ul
 #define PAGE 4096
 #define FRAME 0x88b5
+/* On the disk: a DWORD that is REQUEST_VECTOR, once that is written. */
+#define REQUEST_AT 2300
+#define DISK_PIN 14
+#define IOAPIC_SOURCE 0xff00
+#define REQUEST_VECTOR 0x58
+#define FORGED_VECTOR 0x59
 
 static struct channel ide;
 static u16 disk, nic;
@@ -129,12 +135,13 @@ static void nic_mapped(void)
     pass("domains are apart");
 }
 
-/* A transfer that is blocked, and the channel as new. */
-static void start_blocked(u8 opcode, u32 at)
+/* A transfer by the table that is blocked, and the channel as new. */
+static void start_blocked_table(u8 opcode)
 {
     struct command command = {.opcode = opcode, .lba = 2100, .sectors = 16};
+    if (opcode == READ_DMA)
+        command.lba = REQUEST_AT;
     u8 direction = opcode == READ_DMA ? BM_READ : 0;
-    prds[0] = (struct prd){at, 2 * PAGE, 0x8000};
     memset(data, 0x5a, sizeof(data));
     out32(ide.bus_master + 4, TABLE_AT);
     ide_task_file(&ide, &command);
@@ -148,6 +155,12 @@ static void start_blocked(u8 opcode, u32 at)
     out8(ide.control, 0);
     ide_wait_idle(&ide);
     take_interrupts();
+}
+
+static void start_blocked(u8 opcode, u32 at)
+{
+    prds[0] = (struct prd){at, 2 * PAGE, 0x8000};
+    start_blocked_table(opcode);
 }
 
 static void untouched(void)
@@ -243,6 +256,80 @@ static void bad_tables(void)
     pass("a page where there is no memory");
 }
 
+/* The first DWORD goes to an address, the rest to memory. */
+static void table_with_request(u32 address)
+{
+    prds[0] = (struct prd){address, 4, 0};
+    prds[1] = (struct prd){DATA_AT, 2 * PAGE - 4, 0x8000};
+}
+
+/* A DWORD of the disk's is taken for a request, and the rest of it is where it should be. */
+static void request_arrives(const char *what, u32 address)
+{
+    u32 before = interrupt_count[REQUEST_VECTOR];
+    struct command command = {.opcode = READ_DMA, .lba = REQUEST_AT, .sectors = 16};
+    table_with_request(address);
+    memset(data, 0x5a, sizeof(data));
+    CHECK_EQ(ide_dma(&ide, &command, (struct prd *)TABLE_AT, true) & (IDE_ERR | IDE_DF), 0);
+    CHECK(wait_for(&interrupt_count[REQUEST_VECTOR], before + 1, 1000));
+    CHECK_EQ(interrupt_count[REQUEST_VECTOR], before + 1);
+    CHECK_EQ(memcmp(data + PAGE, (u8 *)expected + 4, PAGE), 0);
+    CHECK_EQ(memcmp(data, (u8 *)expected + 4 + PAGE, PAGE - 4), 0);
+    vtd_expect_none();
+    pass(what);
+}
+
+static void request_blocked(const char *what, u8 reason, u32 address, u64 info)
+{
+    u32 before = interrupt_count[REQUEST_VECTOR];
+    table_with_request(address);
+    start_blocked_table(READ_DMA);
+    vtd_expect(reason, disk, info, false);
+    vtd_expect_none();
+    untouched();
+    CHECK_EQ(interrupt_count[FORGED_VECTOR], 0);
+    CHECK_EQ(interrupt_count[REQUEST_VECTOR], before);
+    pass(what);
+}
+
+/* DMA to where interrupt requests are taken. */
+static void requests(void)
+{
+    on_interrupt(REQUEST_VECTOR, end_at_lapic);
+    on_interrupt(FORGED_VECTOR, end_at_lapic);
+    pattern(expected, 7, 16);
+    *(u32 *)expected = REQUEST_VECTOR;
+    memcpy(data + PAGE, expected, PAGE);
+    memcpy(data, expected + PAGE, PAGE);
+    CHECK_EQ(transfer(WRITE_DMA, REQUEST_AT, DATA_AT) & (IDE_ERR | IDE_DF), 0);
+    u32 plain = 0xfee00000 | lapic_id() << 12;
+    request_arrives("a DMA write is an interrupt request", plain);
+
+    vtd_interrupt_table(false);
+    vtd_interrupt(5, REQUEST_VECTOR, lapic_id(), disk);
+    vtd_interrupt(6, FORGED_VECTOR, lapic_id(), disk + 8);
+    vtd_interrupt(8, ide.vector, lapic_id(), IOAPIC_SOURCE);
+    vtd_command(GCMD_IRE, true);
+    ioapic_route_remapped(DISK_PIN, 8);
+    request_arrives("a DMA write that names an entry", vtd_remappable(5));
+    request_blocked("a DMA write that names somebody else's entry", FAULT_SOURCE,
+                    vtd_remappable(6), 6ul << 48);
+    request_blocked("a DMA write that names no entry", FAULT_ENTRY_ABSENT, vtd_remappable(7),
+                    7ul << 48);
+    request_blocked("a DMA write across two DWORDs", FAULT_REQUEST, vtd_remappable(5) + 2, 0);
+    start_blocked(READ_DMA, vtd_remappable(5));
+    vtd_expect(FAULT_REQUEST, disk, 0, false);
+    start_blocked(WRITE_DMA, vtd_remappable(5));
+    vtd_expect(FAULT_REQUEST, disk, 0, false);
+    vtd_expect_none();
+    untouched();
+    pass("other DMA among interrupt requests");
+    request_blocked("a DMA write that names a vector itself", FAULT_COMPATIBILITY, plain, 0);
+    vtd_command(GCMD_IRE, false);
+    ioapic_route(DISK_PIN, ide.vector, lapic_id());
+    works();
+}
+
 static void bad_queue(void)
 {
     write64(VTD + VTD_IQT, 0x1000);
@@ -300,6 +387,7 @@ void test(void)
         nic_mapped();
     out_of_reach();
     bad_tables();
+    requests();
     bad_queue();
     if (first_boot())
         reset();

@@ -48,11 +48,6 @@ static void provoke(void)
     take_interrupts();
 }
 
-static u32 remappable(u32 index)
-{
-    return 0xfee00000 | (index & 0x7fff) << 5 | 1 << 4 | (index >> 15) << 2;
-}
-
 static void arrives(u8 vector)
 {
     static u32 seen[256];
@@ -81,7 +76,7 @@ static void port_msi(void)
     vtd_interrupt_table(false);
     vtd_interrupt(9, PORT_VECTOR, lapic_id(), ROOT_PORT);
     vtd_command(GCMD_IRE, true);
-    message(remappable(9), 0);
+    message(vtd_remappable(9), 0);
     provoke();
     arrives(PORT_VECTOR);
     vtd_expect_none();
@@ -106,13 +101,13 @@ static void forged(void)
     /* The I/O APIC's entry. */
     vtd_interrupt(10, FORGED_VECTOR, lapic_id(), IOAPIC_SOURCE);
     vtd_forget_interrupts();
-    message(remappable(10), 0);
+    message(vtd_remappable(10), 0);
     provoke();
     nothing_arrives(FORGED_VECTOR);
     vtd_expect(FAULT_SOURCE, ROOT_PORT, 10ul << 48, false);
     pass("a message that names somebody else's entry");
 
-    message(remappable(11), 0);
+    message(vtd_remappable(11), 0);
     provoke();
     nothing_arrives(FORGED_VECTOR);
     vtd_expect(FAULT_ENTRY_ABSENT, ROOT_PORT, 11ul << 48, false);
@@ -159,7 +154,7 @@ static void own(void)
     write32(VTD + VTD_FEDATA, FAULT_VECTOR);
     write32(VTD + VTD_FEADDR, 0xfee00000 | lapic_id() << 12);
     write32(VTD + VTD_FECTL, 0);
-    message(remappable(11), 0);
+    message(vtd_remappable(11), 0);
     provoke();
     arrives(FAULT_VECTOR);
     vtd_expect(FAULT_ENTRY_ABSENT, ROOT_PORT, 11ul << 48, false);

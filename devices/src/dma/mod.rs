@@ -1,7 +1,8 @@
-//! A device's only way to guest memory: through the IOMMU, under its own requester id,
-//! and only while it is a bus master.
+//! A device's only way to guest memory, and to interrupts by message: through the IOMMU, under
+//! its own requester id, and only while it is a bus master.
 
 mod drain;
+mod interrupt;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
@@ -30,6 +31,12 @@ pub enum DmaError {
     /// The address is not RAM.
     #[error("no memory at {0:#x}")]
     NoMemory(u64),
+    /// What is written there is no memory's: [`Dma::write`] takes it.
+    #[error("interrupt requests, and no memory, at {0:#x}")]
+    Interrupts(u64),
+    /// It is in the interrupt address range, and no interrupt request.
+    #[error("no interrupt request at {0:#x}")]
+    NotAnInterrupt(u64),
 }
 
 struct Requester {
@@ -106,9 +113,14 @@ impl Dma {
         if !self.0.master.load(Ordering::Acquire) {
             return;
         }
-        if let Ok(resolved) = self.0.remapper.remap(self.bdf(), message) {
-            self.0.msi.send(resolved);
-        }
+        // Who sends it is not told.
+        let _ = self.request_interrupt(message);
+    }
+
+    fn request_interrupt(&self, message: MsiMessage) -> Result<(), Fault> {
+        let resolved = self.0.remapper.remap(self.bdf(), message)?;
+        self.0.msi.send(resolved);
+        Ok(())
     }
 
     /// Transfers begin, and end when it is dropped. That is to be soon: who takes a translation
@@ -119,10 +131,25 @@ impl Dma {
 
     /// Calls `each` with the pieces of guest memory that `len` bytes at `iova` are, in
     /// order. Pieces already given stay given when a later one fails, and are the device's until
-    /// `under_way` ends.
+    /// `under_way` ends. In the interrupt address range there are none
+    /// ([`DmaError::Interrupts`]).
     pub fn for_each_piece<'a>(
         &'a self,
         _under_way: &UnderWay<'_>,
+        iova: u64,
+        len: usize,
+        access: Access,
+        each: impl FnMut(VolatileSlice<'a>),
+    ) -> Result<(), DmaError> {
+        match interrupt::concern(iova, len) {
+            false => self.pieces(iova, len, access, each),
+            true => self.pieces_before_interrupts(iova, len, access, each),
+        }
+    }
+
+    /// The pieces of what is not in the interrupt address range.
+    fn pieces<'a>(
+        &'a self,
         iova: u64,
         len: usize,
         access: Access,
@@ -159,10 +186,19 @@ impl Dma {
         })
     }
 
-    /// Writes `buf` to memory at `iova`.
+    /// Writes `buf` to memory at `iova`, or sends the interrupt requests that it is there. What
+    /// comes before one is in memory then.
     pub fn write(&self, iova: u64, buf: &[u8]) -> Result<(), DmaError> {
+        match interrupt::concern(iova, buf.len()) {
+            false => self.write_memory(iova, buf),
+            true => self.write_interrupts(iova, buf),
+        }
+    }
+
+    fn write_memory(&self, iova: u64, buf: &[u8]) -> Result<(), DmaError> {
         let mut done = 0;
-        self.for_each_piece(&self.begin(), iova, buf.len(), Access::Write, |piece| {
+        let _under_way = self.begin();
+        self.pieces(iova, buf.len(), Access::Write, |piece| {
             piece.copy_from(&buf[done..done + piece.len()]);
             done += piece.len();
         })

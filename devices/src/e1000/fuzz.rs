@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
-use iommu::Identity;
+use iommu::{INTERRUPT_RANGE, Identity};
 use pci::fuzz::Input;
 use pci::{ConfigWrite, Function, Register};
 use vm_memory::{Bytes, GuestAddress};
@@ -89,7 +89,7 @@ impl NetBackend for Backend {
     }
 }
 
-/// Nobody listens; an 82540EM sends no messages.
+/// Nobody listens. An 82540EM has messages only where the guest has it write them.
 struct Nobody;
 
 impl LineSink for Nobody {
@@ -97,8 +97,8 @@ impl LineSink for Nobody {
 }
 
 impl MsiSink for Nobody {
-    fn send(&self, _: pci::MsiMessage) {
-        panic!("an 82540EM sends no messages");
+    fn send(&self, message: pci::MsiMessage) {
+        assert!(INTERRUPT_RANGE.contains(&message.address) && message.address.is_multiple_of(4));
     }
 }
 

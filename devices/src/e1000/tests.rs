@@ -64,11 +64,13 @@ impl FastPathWatcher for Watcher {
     }
 }
 
-struct NoMessages;
+/// Interrupt requests that the driver had the NIC write: an 82540EM has no MSI.
+#[derive(Default)]
+struct Requests(Mutex<Vec<pci::MsiMessage>>);
 
-impl MsiSink for NoMessages {
-    fn send(&self, _: pci::MsiMessage) {
-        panic!("an 82540EM sends no messages");
+impl MsiSink for Requests {
+    fn send(&self, message: pci::MsiMessage) {
+        self.0.lock().unwrap().push(message);
     }
 }
 
@@ -98,6 +100,7 @@ struct Rig {
     ram: Arc<GuestRam>,
     peer: UnixDatagram,
     wire: Arc<Wire>,
+    requests: Arc<Requests>,
     clock: Arc<Hands>,
     kernel: Arc<Kernel>,
     watcher: Arc<Watcher>,
@@ -117,12 +120,17 @@ impl Rig {
         let ram = GuestRam::from_ranges(&[(GuestAddress(0), RAM)]).unwrap();
         let ram = Arc::new(ram);
         let (wire, clock) = (Arc::new(Wire::default()), Arc::new(Hands::default()));
+        let requests = Arc::<Requests>::default();
         let (kernel, watcher) = (Arc::new(Kernel::default()), Arc::new(Watcher::default()));
         let nic = E1000::new(E1000Config {
             name: "e1000".to_owned(),
             mac: MAC,
             backend,
-            dma: Dma::new(Arc::clone(&ram), Arc::new(Identity), Arc::new(NoMessages)),
+            dma: Dma::new(
+                Arc::clone(&ram),
+                Arc::new(Identity),
+                Arc::clone(&requests) as _,
+            ),
             line: IrqLine::new(Arc::clone(&wire) as _),
             deferred: Arc::clone(&kernel) as _,
             clock: Arc::clone(&clock) as _,
@@ -137,6 +145,7 @@ impl Rig {
             ram,
             peer,
             wire,
+            requests,
             clock,
             kernel,
             watcher,

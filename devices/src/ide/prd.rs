@@ -10,6 +10,8 @@ const ENTRY: u32 = 8;
 /// The table lies within 64 KiB, so it has no more entries. A table with no end is taken to
 /// end here.
 const MOST_ENTRIES: u32 = 0x1_0000 / ENTRY;
+/// Bytes in a request on the bus at most.
+pub const REQUEST: usize = 4096;
 /// End of table, bit 15 of a descriptor's last word.
 const END_OF_TABLE: u32 = 1 << 31;
 
@@ -45,8 +47,9 @@ impl PrdWalk {
     }
 
     /// Appends memory for the next bytes, `want` at most, to `pieces`, and returns how many
-    /// bytes it is. Fewer than wanted when the table ends or `pieces` has grown to `most`.
-    /// After an error, what was appended is good; it is the drive's until `under_way` ends.
+    /// bytes it is. Fewer than wanted when the table ends or `pieces` has grown to `most`, or
+    /// where a region goes on with interrupt requests: those it comes to first are an error.
+    /// After one, what was appended is good; it is the drive's until `under_way` ends.
     pub fn collect<'a>(
         &mut self,
         dma: &'a Dma,
@@ -64,14 +67,34 @@ impl PrdWalk {
             let to_wrap = (1u64 << 32) - u64::from(self.address);
             let len = u64::from(self.left).min(want - collected).min(to_wrap) as u32;
             let address = u64::from(self.address);
-            dma.for_each_piece(under_way, address, len as usize, access, |piece| {
+            let mut given = 0;
+            let all = dma.for_each_piece(under_way, address, len as usize, access, |piece| {
+                given += piece.len() as u32;
                 pieces.push(piece);
-            })?;
-            self.address = self.address.wrapping_add(len);
-            self.left -= len;
-            collected += u64::from(len);
+            });
+            self.advance(given);
+            collected += u64::from(given);
+            match all {
+                Err(DmaError::Interrupts(_)) if collected > 0 => break,
+                all => all?,
+            }
         }
         Ok(collected)
+    }
+
+    /// Where the region at hand goes on, and for how many bytes, `most` at most, up to a multiple
+    /// of 4 KiB. They count as given out.
+    pub fn next_request(&mut self, most: u64) -> (u64, usize) {
+        let address = self.address;
+        let to_boundary = REQUEST as u32 - address % REQUEST as u32;
+        let len = u64::from(self.left.min(to_boundary)).min(most) as u32;
+        self.advance(len);
+        (address.into(), len as usize)
+    }
+
+    fn advance(&mut self, bytes: u32) {
+        self.address = self.address.wrapping_add(bytes);
+        self.left -= bytes;
     }
 
     /// Loads the next descriptor; false at the end of the table.

@@ -12,7 +12,7 @@ use vm_memory::VolatileSlice;
 use super::channel::{CHUNK, State};
 use super::command::{Direction, DmaCommand, Extent, Job, Payload, Pio, Purpose};
 use super::ports::Channel;
-use super::prd::PrdWalk;
+use super::prd::{PrdWalk, REQUEST};
 use super::statistics::Statistics;
 use crate::block::{BlockBackend, Failure, SECTOR};
 use crate::dma::DmaError;
@@ -241,39 +241,31 @@ impl<'a> Worker<'a> {
         self.pieces.clear();
         let dma = &self.channel.dma;
         let under_way = dma.begin();
-        let moved = walk
-            .collect(dma, &under_way, want, access, PIECES, &mut self.pieces)
-            .map_err(Trouble::Memory)?;
-        match &mut command.payload {
-            Payload::Medium(extent) => {
-                let result = match command.direction {
-                    Direction::In => ticket.read(&self.pieces, extent.offset),
-                    Direction::Out => {
-                        ticket
-                            .write(&self.pieces, extent.offset)
-                            .map_err(|done| Failure {
-                                done,
-                                source: std::io::ErrorKind::Other.into(),
-                            })
-                    }
-                };
-                result.map_err(|failure| Trouble::Medium(command.direction, failure))?;
-                extent.advance(moved);
+        match walk.collect(dma, &under_way, want, access, PIECES, &mut self.pieces) {
+            Ok(moved) => {
+                ticket.exchange(command, &self.pieces)?;
+                Ok(moved)
             }
-            Payload::Buffer { bytes, done } => {
-                for piece in &self.pieces {
-                    let part = &mut bytes[*done..*done + piece.len()];
-                    match command.direction {
-                        Direction::In => piece.copy_from(part),
-                        Direction::Out => {
-                            piece.copy_to(part);
-                        }
-                    }
-                    *done += piece.len();
-                }
-            }
+            Err(DmaError::Interrupts(_)) => self.request_interrupt(ticket, command, walk),
+            Err(error) => Err(Trouble::Memory(error)),
         }
-        Ok(moved)
+    }
+
+    /// A batch that does not go to memory: what the drive gives is taken for interrupt requests.
+    #[cold]
+    fn request_interrupt(
+        &self,
+        ticket: &Ticket,
+        command: &mut DmaCommand,
+        walk: &mut PrdWalk,
+    ) -> Result<u64, Trouble> {
+        let (address, len) = walk.next_request(command.left());
+        let mut request = [0; REQUEST];
+        let request = &mut request[..len];
+        ticket.exchange(command, &[(&mut *request).into()])?;
+        let sent = self.channel.dma.write(address, request);
+        sent.map_err(Trouble::Memory)?;
+        Ok(len as u64)
     }
 
     /// Every byte is where it should be.
@@ -363,6 +355,42 @@ fn trim(ticket: &Ticket, payload: &[u8]) -> Result<(), ()> {
 }
 
 impl Ticket {
+    /// Moves the next bytes of a command between the drive and `pieces`, which are no more than
+    /// are left.
+    fn exchange(
+        &self,
+        command: &mut DmaCommand,
+        pieces: &[VolatileSlice<'_>],
+    ) -> Result<(), Trouble> {
+        let direction = command.direction;
+        match &mut command.payload {
+            Payload::Medium(extent) => {
+                let result = match direction {
+                    Direction::In => self.read(pieces, extent.offset),
+                    Direction::Out => self.write(pieces, extent.offset).map_err(|done| Failure {
+                        done,
+                        source: std::io::ErrorKind::Other.into(),
+                    }),
+                };
+                result.map_err(|failure| Trouble::Medium(direction, failure))?;
+                extent.advance(length(pieces));
+            }
+            Payload::Buffer { bytes, done } => {
+                for piece in pieces {
+                    let part = &mut bytes[*done..*done + piece.len()];
+                    match direction {
+                        Direction::In => piece.copy_from(part),
+                        Direction::Out => {
+                            piece.copy_to(part);
+                        }
+                    }
+                    *done += piece.len();
+                }
+            }
+        }
+        Ok(())
+    }
+
     fn read(&self, pieces: &[VolatileSlice<'_>], offset: u64) -> Result<(), Failure> {
         let done = self.backend.read_vectored_at(pieces, offset);
         match &done {

@@ -31,27 +31,15 @@ impl Region for VtdRegisters {
 
 #[cfg(test)]
 mod tests {
-    use iommu::vtd::{Deaf, VtdConfig, Width, offset};
+    use iommu::vtd::{Deaf, VtdConfig, offset};
     use vm_memory::{GuestAddress, GuestMemoryMmap};
 
     use super::*;
 
     fn page() -> VtdRegisters {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 0x1000)]).unwrap();
-        let config = VtdConfig {
-            width: Width::Bits48,
-            host_width: 39,
-            interrupt_remapping: true,
-            eim: false,
-            caching_mode: true,
-            snoop_control: false,
-            device_tlb: false,
-            draining: false,
-            wide_descriptors: false,
-            scalable: false,
-            first_stage: false,
-        };
-        VtdRegisters(Arc::new(Vtd::new(config, Arc::new(memory), Arc::new(Deaf))))
+        let vtd = Vtd::new(VtdConfig::BASIC, Arc::new(memory), Arc::new(Deaf));
+        VtdRegisters(Arc::new(vtd))
     }
 
     #[test]

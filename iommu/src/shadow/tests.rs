@@ -8,6 +8,20 @@ use super::*;
 use crate::vtd::tests::{CONFIG, DISK, HIGH, HIGH_RAM, NIC, R, RAM, RW, Rig, W};
 use crate::vtd::{VtdConfig, offset};
 
+/// A shadow of the NIC of a rig, with nothing in it, and the host's side of it.
+fn shadow_nic(rig: &Rig, limits: ShadowLimits) -> (Arc<Host>, Shadow) {
+    let host = Arc::new(Host::new(rig.memory.clone()));
+    let shadow = Shadow::new(ShadowConfig {
+        vtd: rig.vtd.clone(),
+        name: "nic".into(),
+        requesters: vec![NIC],
+        memory: rig.memory.clone(),
+        mapper: host.clone(),
+        limits,
+    });
+    (host, shadow)
+}
+
 /// A shadowed NIC in domain 5.
 struct Shadowed {
     rig: Rig,
@@ -28,15 +42,7 @@ impl Shadowed {
             ..config
         });
         let top = rig.domain(NIC, 5);
-        let host = Arc::new(Host::new(rig.memory.clone()));
-        let shadow = Shadow::new(ShadowConfig {
-            vtd: rig.vtd.clone(),
-            name: "nic".into(),
-            requesters: vec![NIC],
-            memory: rig.memory.clone(),
-            mapper: host.clone(),
-            limits,
-        });
+        let (host, shadow) = shadow_nic(&rig, limits);
         Self {
             rig,
             host,

@@ -89,6 +89,21 @@ pub struct VtdConfig {
 }
 
 impl VtdConfig {
+    /// Nothing but what every unit has: what others differ from.
+    pub const BASIC: Self = Self {
+        width: Width::Bits48,
+        host_width: 46,
+        interrupt_remapping: false,
+        eim: false,
+        caching_mode: false,
+        snoop_control: false,
+        device_tlb: false,
+        draining: false,
+        wide_descriptors: false,
+        scalable: false,
+        first_stage: false,
+    };
+
     /// HAW, within what the tables have room for.
     pub fn address_bits(&self) -> u8 {
         self.host_width.clamp(32, 52)

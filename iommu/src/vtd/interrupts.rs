@@ -69,6 +69,21 @@ impl Vtd {
         }
     }
 
+    /// A request in the interrupt address range that is not made like an interrupt request. It
+    /// is reported as an interrupt remapping fault (§3.15), so only where interrupts are
+    /// remapped. The manual does not say with which reason: it is taken for a request that
+    /// cannot be decoded, which has no index.
+    pub(super) fn illegal_request(&self, requester: Bdf) {
+        if self.live.mode().remaps() {
+            self.record(Blocked {
+                reason: FaultReason::RequestReserved,
+                source: requester,
+                info: 0,
+                read: false,
+            });
+        }
+    }
+
     fn resolve(
         &self,
         table: InterruptTable,

@@ -179,4 +179,8 @@ impl Remapper for Vtd {
     fn route(&self, requester: Bdf, message: MsiMessage) -> Option<MsiMessage> {
         self.remap_checked(requester, message).ok()
     }
+
+    fn illegal(&self, requester: Bdf) {
+        self.illegal_request(requester);
+    }
 }

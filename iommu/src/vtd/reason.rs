@@ -36,7 +36,8 @@ pub enum FaultReason {
     PageTableReserved = 0x0c,
     /// LGN.4: the translated address is in the interrupt address range.
     OutputInterruptRange = 0x0e,
-    /// Reserved bits are set in a remappable interrupt request.
+    /// Reserved bits are set in a remappable interrupt request; or it is in the interrupt
+    /// address range and no interrupt request.
     RequestReserved = 0x20,
     /// The interrupt index is past the end of the table.
     IndexTooLarge = 0x21,

@@ -10,8 +10,8 @@ use super::memory::read_entry;
 use super::protected::Protected;
 use super::sink::TranslationChange;
 use super::tables::{PageEntry, level_shift};
-use super::translate::INTERRUPTS;
 use super::walk::{Page, Stage, Tables};
+use crate::INTERRUPT_RANGE;
 
 /// A requester's I/O virtual addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -204,4 +204,4 @@ impl Descent<'_> {
 }
 
 /// I/O virtual addresses that are never translated.
-pub(crate) const UNTRANSLATED: Range<u64> = INTERRUPTS;
+pub(crate) const UNTRANSLATED: Range<u64> = INTERRUPT_RANGE;

@@ -1,7 +1,5 @@
 //! A DMA's way through the unit (VT-d 4.1 §3, §7.1.3).
 
-use std::ops::Range;
-
 use pci::Bdf;
 
 use super::Vtd;
@@ -11,10 +9,7 @@ use super::live::Mode;
 use super::reason::{Chapter, FaultReason};
 use super::scalable::{self, Request};
 use super::walk::{Context, Denied, NoPage, Page, Stage, find_context, find_page};
-use crate::{Access, Fault, Translation};
-
-/// Writes here are interrupt requests, whatever the tables say (VT-d 4.1 §3.15).
-pub(super) const INTERRUPTS: Range<u64> = 0xfee0_0000..0xfef0_0000;
+use crate::{Access, Fault, INTERRUPT_RANGE as INTERRUPTS, Translation};
 
 /// No translation. With no reason, the request is stopped and not recorded.
 type Refused = Option<Denied>;
@@ -52,7 +47,8 @@ impl Vtd {
         access: Access,
     ) -> Result<Translation, Refused> {
         if INTERRUPTS.contains(&iova) {
-            // As it is: there is no RAM, and who sends messages does not come this way.
+            // As it is, whatever the tables say: there is no RAM, and interrupt requests do not
+            // come this way.
             let len = len.min(INTERRUPTS.end - iova);
             return Ok(Translation { gpa: iova, len });
         }

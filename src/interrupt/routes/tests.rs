@@ -30,6 +30,8 @@ impl Remapper for Table {
     fn route(&self, _: Bdf, message: MsiMessage) -> Option<MsiMessage> {
         self.entries.lock().unwrap().get(&message.data).copied()
     }
+
+    fn illegal(&self, _: Bdf) {}
 }
 
 /// Messages that did not go through KVM's routes.

@@ -61,7 +61,7 @@ impl Interface {
 
     /// Another address space of the same kind. With iommufd it is in the same file, for devices
     /// that are reset together must be.
-    pub fn another(&self, kvm: &Arc<KvmVfio>) -> Result<Self, Error> {
+    fn another(&self, kvm: &Arc<KvmVfio>) -> Result<Self, Error> {
         Ok(match self {
             Self::Iommufd(iommufd) => Self::Iommufd(Arc::new(iommufd.another()?)),
             Self::Type1(_) => Self::Type1(Arc::new(Type1::open(Some(kvm.groups()))?)),
@@ -94,7 +94,7 @@ impl Interface {
     }
 
     /// Opens one of them.
-    pub fn open_one(
+    fn open_one(
         &self,
         prospect: &Prospect,
         kvm: &Arc<KvmVfio>,
@@ -113,6 +113,66 @@ impl Interface {
             }
         };
         Ok(Arc::new(opened))
+    }
+}
+
+/// Opens devices of the host, and what they are opened through: in its kernel, or in a fake.
+pub(super) trait Opener {
+    /// An address space of an interface.
+    type Interface: Clone;
+    /// A device that is open.
+    type Device;
+
+    /// The first address space, of an interface that suits all devices.
+    fn choose(&self) -> Result<Self::Interface, Error>;
+
+    /// Another one of the same interface.
+    fn another(&self, interface: &Self::Interface) -> Result<Self::Interface, Error>;
+
+    /// No device is to be opened through another interface.
+    fn check_wishes(&self, interface: &Self::Interface) -> Result<(), Error>;
+
+    /// What maps memory for the devices.
+    fn mapper(&self, interface: &Self::Interface) -> Arc<dyn HostMapper>;
+
+    /// Opens a device.
+    fn open(
+        &self,
+        interface: &Self::Interface,
+        prospect: &Prospect,
+    ) -> Result<Arc<Self::Device>, Error>;
+}
+
+/// The kernel, which is asked for some devices.
+pub(super) struct Kernel<'a> {
+    pub host: &'a Host,
+    pub wanted: &'a [config::Assign],
+    pub prospects: &'a [Prospect],
+    pub kvm: &'a Arc<KvmVfio>,
+}
+
+impl Opener for Kernel<'_> {
+    type Interface = Interface;
+    type Device = KernelDevice;
+
+    fn choose(&self) -> Result<Interface, Error> {
+        choose(self.host, self.wanted, self.prospects, self.kvm)
+    }
+
+    fn another(&self, interface: &Interface) -> Result<Interface, Error> {
+        interface.another(self.kvm)
+    }
+
+    fn check_wishes(&self, interface: &Interface) -> Result<(), Error> {
+        Ok(interface.check_wishes(self.wanted)?)
+    }
+
+    fn mapper(&self, interface: &Interface) -> Arc<dyn HostMapper> {
+        interface.mapper()
+    }
+
+    fn open(&self, interface: &Interface, prospect: &Prospect) -> Result<Arc<KernelDevice>, Error> {
+        interface.open_one(prospect, self.kvm)
     }
 }
 

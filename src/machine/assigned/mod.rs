@@ -91,8 +91,12 @@ impl Assigner {
                 Ok(taken)
             }
             Err(error) => {
-                if side.open == 0 {
-                    side.host.left();
+                match side.open {
+                    0 => side.host.left(),
+                    _ => {
+                        drop(opened);
+                        side.host.fewer();
+                    }
                 }
                 Err(error)
             }

@@ -9,7 +9,7 @@ use iommu::host::{HostMapper, PinnedMemory, check_lock_limit, pin_memory};
 use kvm_ioctls::VmFd;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-use super::interface::{self, Interface};
+use super::interface::{self, Interface, Kernel};
 use super::kvm_vfio::KvmVfio;
 use super::shadows::{Behind, Member, Shadows};
 use crate::cli::Progress;
@@ -35,7 +35,7 @@ pub struct HostSide {
 /// The guest's memory.
 pub(super) struct Memory {
     pub ram: Arc<GuestRam>,
-    pages: HugePages,
+    pub pages: HugePages,
 }
 
 /// Address spaces of the host's IOMMU.
@@ -93,7 +93,20 @@ impl HostSide {
             .collect::<Result<Vec<_>, _>>()?;
         let kvm = self.kvm()?;
         let devices = match &mut self.spaces {
-            Spaces::Each(shadows) => return shadows.open(wanted, &prospects, &kvm, &self.memory),
+            Spaces::Each(shadows) => {
+                let kernel = Kernel {
+                    host: &host,
+                    wanted,
+                    prospects: &prospects,
+                    kvm: &kvm,
+                };
+                let entered = shadows.open(&kernel, &prospects, &self.memory)?;
+                let opened = |(member, kernel)| Opened {
+                    member: Some(member),
+                    kernel,
+                };
+                return Ok(entered.into_iter().map(opened).collect());
+            }
             Spaces::One(Some(occupied)) => {
                 occupied.interface.check_wishes(wanted)?;
                 occupied.interface.open(&prospects, &kvm)?

@@ -22,11 +22,8 @@ use iommu::vtd::{TranslationChange, Vtd};
 use pci::Bdf;
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 
-use super::interface::{self, Interface};
-use super::kvm_vfio::KvmVfio;
-use super::open::{Memory, Opened, Prospect};
-use crate::config;
-use crate::host::Host;
+use super::interface::{Interface, Opener};
+use super::open::{Memory, Prospect};
 use crate::machine::Error;
 
 /// How often the guest's memory may be in a space.
@@ -60,8 +57,8 @@ pub struct Followers(ArcSwap<Vec<Weak<Space>>>);
 /// What a space holds.
 #[derive(Clone, PartialEq, Eq, Debug, serde::Serialize)]
 pub struct SpaceUsage {
-    /// The first of its devices, which stands for all of them.
-    pub device: String,
+    /// The devices in it.
+    pub devices: Vec<String>,
     /// Mappings in the host's IOMMU.
     pub mappings: usize,
     /// Bytes that are mapped, and so pinned.
@@ -80,7 +77,7 @@ impl Followers {
     pub fn usage(&self) -> Vec<SpaceUsage> {
         let spaces = self.0.load();
         let usage = |space: Arc<Space>| SpaceUsage {
-            device: space.shadow.name().to_string(),
+            devices: space.members().names(),
             mappings: space.shadow.mappings(),
             bytes: space.shadow.mapped_bytes(),
         };
@@ -132,16 +129,26 @@ struct Space {
     members: Mutex<Members>,
 }
 
-/// Devices in a space, by number, with their requester ids.
+/// Devices in a space, by number.
 #[derive(Default)]
 struct Members {
     next: u32,
-    requesters: BTreeMap<u32, Option<Bdf>>,
+    seats: BTreeMap<u32, Seat>,
+}
+
+struct Seat {
+    name: String,
+    requester: Option<Bdf>,
 }
 
 impl Members {
     fn known(&self) -> Vec<Bdf> {
-        self.requesters.values().copied().flatten().collect()
+        let seats = self.seats.values();
+        seats.filter_map(|seat| seat.requester).collect()
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.seats.values().map(|seat| seat.name.clone()).collect()
     }
 }
 
@@ -176,14 +183,18 @@ impl Space {
     }
 
     fn is_empty(&self) -> bool {
-        self.members().requesters.is_empty()
+        self.members().seats.is_empty()
     }
 
-    fn join(self: &Arc<Self>) -> Arc<Member> {
+    fn join(self: &Arc<Self>, name: &str) -> Arc<Member> {
         let mut members = self.members();
         let id = members.next;
         members.next += 1;
-        members.requesters.insert(id, None);
+        let seat = Seat {
+            name: name.into(),
+            requester: None,
+        };
+        members.seats.insert(id, seat);
         Arc::new(Member {
             space: self.clone(),
             id,
@@ -202,10 +213,10 @@ impl Member {
     /// closed, and after it has been reset.
     pub fn leave(&self) {
         let mut members = self.space.members();
-        if members.requesters.remove(&self.id).is_none() {
+        if members.seats.remove(&self.id).is_none() {
             return;
         }
-        tell(match members.requesters.is_empty() {
+        tell(match members.seats.is_empty() {
             true => self.space.shadow.end(),
             false => self.space.shadow.set_requesters(members.known()),
         });
@@ -215,11 +226,11 @@ impl Member {
 impl RequesterWatcher for Member {
     fn requester_changed(&self, requester: Bdf) {
         let mut members = self.space.members();
-        let Some(known) = members.requesters.get_mut(&self.id) else {
+        let Some(seat) = members.seats.get_mut(&self.id) else {
             return;
         };
         // A bus without a number is told as 00:00.0, the host bridge.
-        *known = Some(requester).filter(|requester| *requester != Bdf::default());
+        seat.requester = Some(requester).filter(|requester| *requester != Bdf::default());
         tell(self.space.shadow.set_requesters(members.known()));
     }
 }
@@ -230,86 +241,97 @@ impl Drop for Member {
     }
 }
 
-/// The spaces of a machine's devices.
-pub struct Shadows {
+/// The spaces of a machine's devices. All are of one interface.
+pub struct Shadows<I = Interface> {
     behind: Behind,
-    /// Of the same kind as all of them, while there are some.
-    interface: Option<Interface>,
     /// By group of the host's IOMMU.
-    spaces: BTreeMap<String, Known>,
+    spaces: BTreeMap<String, Known<I>>,
 }
 
-struct Known {
+struct Known<I> {
     space: Weak<Space>,
     /// What its devices are opened through.
-    interface: Interface,
+    interface: I,
 }
 
-impl Known {
+impl<I> Known<I> {
     fn is_live(&self) -> bool {
         let space = self.space.upgrade();
         space.is_some_and(|space| !space.is_empty())
     }
 }
 
-impl Shadows {
+/// A device that is open, and its place, which it leaves before it is closed.
+type Entered<D> = (Arc<Member>, Arc<D>);
+
+impl<I: Clone> Shadows<I> {
     /// None yet.
     pub fn new(behind: Behind) -> Self {
         Self {
             behind,
-            interface: None,
             spaces: BTreeMap::new(),
         }
     }
 
-    /// Opens devices, each into the space of its group.
-    pub fn open(
+    /// Opens devices, each into the space of its group. If one cannot be opened, none is, and
+    /// nothing is left of spaces that were made for them.
+    pub fn open<O: Opener<Interface = I>>(
         &mut self,
-        wanted: &[config::Assign],
+        opener: &O,
         prospects: &[Prospect],
-        kvm: &Arc<KvmVfio>,
         memory: &Memory,
-    ) -> Result<Vec<Opened>, Error> {
+    ) -> Result<Vec<Entered<O::Device>>, Error> {
         if !self.behind.vtd.config().caching_mode {
             return Err(Error::NoCachingMode);
         }
         self.tidy();
+        let opened = self.open_all(opener, prospects, memory);
+        if opened.is_err() {
+            self.tidy();
+        }
+        opened
+    }
+
+    fn open_all<O: Opener<Interface = I>>(
+        &mut self,
+        opener: &O,
+        prospects: &[Prospect],
+        memory: &Memory,
+    ) -> Result<Vec<Entered<O::Device>>, Error> {
         let groups: Vec<_> = prospects.iter().map(group).collect();
         let new: BTreeSet<_> = groups
             .iter()
             .filter(|group| !self.spaces.contains_key(*group))
             .collect();
         check_lock_limit(&memory.ram, new.len() as u64)?;
-        if self.spaces.is_empty() {
-            memory.populate()?;
-            self.interface = None;
-        }
-        let (interface, mut unused) = match self.interface.take() {
-            Some(interface) => (interface, None),
+        let (interface, mut unused) = match self.spaces.values().next() {
+            Some(known) => (known.interface.clone(), None),
             None => {
-                let host = Host::this_machine();
-                let chosen = interface::choose(&host, wanted, prospects, kvm)?;
+                memory.populate()?;
+                let chosen = opener.choose()?;
                 (chosen.clone(), Some(chosen))
             }
         };
-        let interface = self.interface.insert(interface).clone();
-        interface.check_wishes(wanted)?;
+        opener.check_wishes(&interface)?;
         let mut opened = Vec::new();
         for (prospect, group) in prospects.iter().zip(groups) {
+            let name = &prospect.candidate.name;
             if let Some(known) = self.spaces.get(&group)
                 && let Some(space) = known.space.upgrade()
             {
-                opened.push(enter(&space, &known.interface, prospect, kvm)?);
+                let device = opener.open(&known.interface, prospect)?;
+                opened.push((space.join(name), device));
                 continue;
             }
             let fresh = match unused.take() {
                 Some(fresh) => fresh,
-                None => interface.another(kvm)?,
+                None => opener.another(&interface)?,
             };
-            let (name, vtd) = (&prospect.candidate.name, &self.behind.vtd);
-            let space = Space::new(name, vtd, &memory.ram, fresh.mapper());
+            let vtd = &self.behind.vtd;
+            let space = Space::new(name, vtd, &memory.ram, opener.mapper(&fresh));
             // With type1, a space can be mapped into when there is a device in it.
-            opened.push(enter(&space, &fresh, prospect, kvm)?);
+            let device = opener.open(&fresh, prospect)?;
+            opened.push((space.join(name), device));
             let known = Known {
                 space: Arc::downgrade(&space),
                 interface: fresh,
@@ -331,21 +353,7 @@ impl Shadows {
         for space in spaces.values().filter_map(|known| known.space.upgrade()) {
             tell(space.shadow.end());
         }
-        self.interface = None;
     }
-}
-
-fn enter(
-    space: &Arc<Space>,
-    interface: &Interface,
-    prospect: &Prospect,
-    kvm: &Arc<KvmVfio>,
-) -> Result<Opened, Error> {
-    let kernel = interface.open_one(prospect, kvm)?;
-    Ok(Opened {
-        member: Some(space.join()),
-        kernel,
-    })
 }
 
 /// What tells a device's group from others. A device that is in none is told by its name.

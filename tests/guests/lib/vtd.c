@@ -162,3 +162,8 @@ void vtd_interrupt(u32 index, u8 vector, u32 to, u16 source)
     barrier();
     vtd_interrupts[2 * index] = (u64)to << (extended ? 32 : 40) | (u64)vector << 16 | 1;
 }
+
+u32 vtd_remappable(u32 index)
+{
+    return 0xfee00000 | (index & 0x7fff) << 5 | 1 << 4 | (index >> 15) << 2;
+}

@@ -22,8 +22,8 @@ enum { PAGE_READ = 1, PAGE_WRITE = 2, PAGE_BOTH = 3, PAGE_LARGE = 0x80 };
 /* §7.1.3 and §5.1.4.1. */
 enum {
     FAULT_ROOT = 0x1, FAULT_CONTEXT = 0x2, FAULT_WRITE = 0x5, FAULT_READ = 0x6,
-    FAULT_TABLE_ACCESS = 0x7, FAULT_TABLE_RESERVED = 0xc, FAULT_ENTRY_ABSENT = 0x22,
-    FAULT_COMPATIBILITY = 0x25, FAULT_SOURCE = 0x26,
+    FAULT_TABLE_ACCESS = 0x7, FAULT_TABLE_RESERVED = 0xc, FAULT_REQUEST = 0x20,
+    FAULT_ENTRY_ABSENT = 0x22, FAULT_COMPATIBILITY = 0x25, FAULT_SOURCE = 0x26,
 };
 
 /* Sets pointers and levels, one at a time as §11.4.4 wants it, and waits for the status. */
@@ -57,4 +57,6 @@ void vtd_expect_none(void);
 #define VTD_INTERRUPTS 1024
 void vtd_interrupt_table(bool eime);
 void vtd_interrupt(u32 index, u8 vector, u32 to, u16 source);
+/* The address of a request that names an entry. */
+u32 vtd_remappable(u32 index);
 #endif

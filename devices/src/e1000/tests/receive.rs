@@ -58,6 +58,45 @@ fn a_packet_arrives() {
 }
 
 #[test]
+fn a_buffer_may_be_interrupt_requests() {
+    let rig = Rig::up();
+    let request = 0xfee0_1000_u64;
+    let expected = |data| pci::MsiMessage {
+        address: request,
+        data,
+    };
+    // Buffers of 256 bytes: four of the packet's are in the second one.
+    rig.write(offset::RCTL, ON | 3 << 16);
+    rig.put(RX_RING + 16, &request.to_le_bytes());
+    receive(&rig, &frame(260));
+    assert!(rig.got(1).done() && rig.got(1).end() && !rig.got(1).data_error());
+    assert_eq!(rig.got(1).length(), 4);
+    let sent = |rig: &Rig| std::mem::take(&mut *rig.requests.0.lock().unwrap());
+    assert_eq!(sent(&rig), [expected(0x0302_0100)]);
+    // As many as there are bytes in other packets they are none.
+    for (index, len) in [(2, 64), (3, 200)] {
+        rig.put(RX_RING + 16 * index, &request.to_le_bytes());
+        receive(&rig, &frame(len));
+        assert!(rig.got(index as u32).done() && rig.got(index as u32).data_error());
+    }
+    assert_eq!(sent(&rig), []);
+    assert_eq!(rig.nic.traffic().malformed, 2);
+}
+
+#[test]
+fn a_ring_among_interrupt_requests_stands_still() {
+    let rig = Rig::up();
+    rig.write(offset::RDBAL, 0xfee0_1000);
+    rig.write(offset::TDBAL, 0xfee0_2000);
+    rig.write(offset::TDT, 5);
+    receive(&rig, &frame(60));
+    assert_eq!((rig.read(offset::RDH), rig.read(offset::TDH)), (0, 0));
+    assert_eq!(rig.requests.0.lock().unwrap().len(), 0);
+    // Received Master Abort.
+    assert_ne!(rig.nic.read_config(Register::containing(4)) >> 29 & 1, 0);
+}
+
+#[test]
 fn runts_are_padded_and_a_check_sequence_comes_where_wanted() {
     let rig = Rig::up();
     rig.write(offset::RCTL, ON & !(1 << 26));

@@ -6,4 +6,5 @@ mod doorbells;
 mod hostile;
 mod libata;
 mod medium;
+mod requests;
 mod rig;

@@ -59,11 +59,19 @@ impl Line {
     }
 }
 
-struct NoMsi;
+/// Interrupt requests that the guest had the controller write: it has no MSI.
+#[derive(Default)]
+pub struct Requests(Mutex<Vec<MsiMessage>>);
 
-impl MsiSink for NoMsi {
-    fn send(&self, _: MsiMessage) {
-        panic!("this controller has no MSI");
+impl MsiSink for Requests {
+    fn send(&self, message: MsiMessage) {
+        self.0.lock().unwrap().push(message);
+    }
+}
+
+impl Requests {
+    pub fn take(&self) -> Vec<MsiMessage> {
+        std::mem::take(&mut *self.0.lock().unwrap())
     }
 }
 
@@ -111,6 +119,7 @@ pub struct Rig {
     pub memory: Arc<GuestRam>,
     pub lines: [Arc<Line>; 2],
     pub ring: Arc<Ring>,
+    pub requests: Arc<Requests>,
     places: Vec<Place>,
     exits: AtomicU64,
 }
@@ -149,7 +158,8 @@ impl Rig {
     pub fn stopped(drives: [[Option<DriveConfig>; 2]; 2], fast: bool) -> Self {
         let ranges = [(GuestAddress(0), RAM)];
         let memory = Arc::new(GuestRam::from_ranges(&ranges).unwrap());
-        let dma = Dma::new(memory.clone(), Arc::new(Identity), Arc::new(NoMsi));
+        let requests = Arc::<Requests>::default();
+        let dma = Dma::new(memory.clone(), Arc::new(Identity), requests.clone());
         let lines = [Arc::new(Line::default()), Arc::new(Line::default())];
         let ring = Arc::new(Ring::default());
         let controller = IdeController::new(IdeConfig {
@@ -183,6 +193,7 @@ impl Rig {
             memory,
             lines,
             ring,
+            requests,
             places,
             exits: AtomicU64::new(0),
         };

@@ -17,15 +17,7 @@ impl Guest {
             ..SCALABLE
         });
         rig.enable_wide_queue();
-        let host = Arc::new(Host::new(rig.memory.clone()));
-        let shadow = Shadow::new(ShadowConfig {
-            vtd: rig.vtd.clone(),
-            name: "nic".into(),
-            requesters: vec![NIC],
-            memory: rig.memory.clone(),
-            mapper: host.clone(),
-            limits: ShadowLimits::default(),
-        });
+        let (host, shadow) = shadow_nic(&rig, ShadowLimits::default());
         shadow.replay().unwrap();
         rig.take_translations();
         Self { rig, host, shadow }

@@ -10,7 +10,7 @@ use vm_memory::Bytes;
 
 use super::*;
 use crate::vtd::VtdSink;
-use crate::vtd::tests::reference::{HAW, POOL, entry, iova};
+use crate::vtd::tests::reference::{HAW, POOL, entry, fill_pool, iova};
 use crate::vtd::tests::{QUEUE, TE};
 use crate::{Access, Remapper};
 
@@ -50,15 +50,8 @@ fn machine() -> (Rig, Arc<Follower>, Arc<Host>, Arc<Shadow>) {
         rig.memory.clone(),
         sink.clone(),
     ));
-    let host = Arc::new(Host::new(rig.memory.clone()));
-    let shadow = Arc::new(Shadow::new(ShadowConfig {
-        vtd: rig.vtd.clone(),
-        name: "nic".into(),
-        requesters: vec![NIC],
-        memory: rig.memory.clone(),
-        mapper: host.clone(),
-        limits: ShadowLimits::default(),
-    }));
+    let (host, shadow) = shadow_nic(&rig, ShadowLimits::default());
+    let shadow = Arc::new(shadow);
     shadow.replay().unwrap();
     let _ = sink.memory.set(rig.memory.clone());
     let _ = sink.shadow.set(Arc::downgrade(&shadow));
@@ -113,24 +106,11 @@ proptest! {
         width in 1_u64..4,
     ) {
         let rig = Rig::with(VtdConfig { host_width: HAW as u8, ..CONFIG });
-        let mut entries = entries.into_iter();
-        for page in POOL {
-            for slot in 0..4 {
-                rig.poke((page << 12) + slot * 8, entries.next().unwrap_or(0));
-            }
-        }
+        fill_pool(&rig, &entries);
         rig.set_context(NIC, POOL.start << 12 | 1, width);
         rig.enable();
-        let host = Arc::new(Host::new(rig.memory.clone()));
         let limits = ShadowLimits { mappings: 300, tables: 500, bytes: 1 << 40 };
-        let shadow = Shadow::new(ShadowConfig {
-            vtd: rig.vtd.clone(),
-            name: "nic".into(),
-            requesters: vec![NIC],
-            memory: rig.memory.clone(),
-            mapper: host.clone(),
-            limits,
-        });
+        let (host, shadow) = shadow_nic(&rig, limits);
         let whole = shadow.replay().is_ok();
         prop_assert!(shadow.mappings() <= limits.mappings);
         prop_assert_eq!(shadow.mappings(), host.runs().len());

@@ -149,6 +149,22 @@ fn reason_20h_reserved_bits_in_the_request() {
 }
 
 #[test]
+fn reason_20h_no_interrupt_request() {
+    let rig = Rig::on();
+    rig.vtd.illegal(NIC);
+    assert_eq!(rig.take_faults(), [], "interrupts are not remapped");
+    let rig = on();
+    rig.vtd.illegal(NIC);
+    let record = Record {
+        reason: 0x20,
+        source: NIC,
+        info: 0,
+        read: false,
+    };
+    assert_eq!(rig.take_faults(), [record]);
+}
+
+#[test]
 fn reason_21h_index_past_the_end() {
     let rig = on();
     rig.set_entry(256, ENTRY, 0);

@@ -51,16 +51,12 @@ pub const CFI: u32 = 1 << 23;
 /// Everything on.
 pub const CONFIG: VtdConfig = VtdConfig {
     width: Width::Bits57,
-    host_width: 46,
     interrupt_remapping: true,
     eim: true,
-    caching_mode: false,
     snoop_control: true,
     device_tlb: true,
     draining: true,
-    wide_descriptors: false,
-    scalable: false,
-    first_stage: false,
+    ..VtdConfig::BASIC
 };
 
 /// A fault record, taken apart.

@@ -108,26 +108,31 @@ impl Reference<'_> {
     }
 }
 
-/// An entry that likely points into the pool, and likely has few flags wrong.
-pub(crate) fn entry() -> impl Strategy<Value = u64> {
-    let address = prop_oneof![
+/// Where an entry points to: likely into the pool.
+pub(super) fn target() -> impl Strategy<Value = u64> {
+    prop_oneof![
         16 => POOL.prop_map(|page| page << 12),
         2 => (0_u64..1 << 10).prop_map(|giant| giant << 30),
         1 => (0_u64..1 << 19).prop_map(|large| large << 21),
         1 => Just(0xfee0_0000),
         1 => Just(1 << 39),
-    ];
+    ]
+}
+
+/// A bit somewhere, once in so many times.
+pub(super) fn stray(seldom: u32) -> impl Strategy<Value = u64> {
+    prop_oneof![seldom => Just(0_u64), 1 => (0_u32..64).prop_map(|bit| 1 << bit)]
+}
+
+/// An entry that likely points into the pool, and likely has few flags wrong.
+pub(crate) fn entry() -> impl Strategy<Value = u64> {
     let flags = prop_oneof![
         16 => Just(3_u64),
         2 => 0_u64..4,
         2 => (0_u64..4).prop_map(|flags| flags | 0x80),
         1 => any::<u16>().prop_map(|flags| u64::from(flags) & 0xfff),
     ];
-    let stray = prop_oneof![
-        40 => Just(0_u64),
-        1 => (0_u32..64).prop_map(|bit| 1 << bit),
-    ];
-    (address, flags, stray).prop_map(|(address, flags, stray)| address | flags | stray)
+    (target(), flags, stray(40)).prop_map(|(target, flags, stray)| target | flags | stray)
 }
 
 fn context_low() -> impl Strategy<Value = u64> {
@@ -142,8 +147,7 @@ fn context_low() -> impl Strategy<Value = u64> {
 
 fn context_high() -> impl Strategy<Value = u64> {
     let width = prop_oneof![30 => 1_u64..4, 1 => 0_u64..8];
-    let wrong = prop_oneof![30 => Just(0_u64), 1 => (0_u32..64).prop_map(|bit| 1 << bit)];
-    (width, wrong).prop_map(|(width, wrong)| width | wrong | 0x700)
+    (width, stray(30)).prop_map(|(width, wrong)| width | wrong | 0x700)
 }
 
 /// Addresses whose indices are among the few that the tables have entries at.
@@ -157,15 +161,42 @@ pub(crate) fn iova() -> impl Strategy<Value = u64> {
     })
 }
 
+/// Writes the first entries of every page of the pool.
+pub(crate) fn fill_pool(rig: &Rig, entries: &[u64]) {
+    let slots = POOL.flat_map(|page| (0..4).map(move |slot| (page << 12) + slot * 8));
+    for (at, entry) in slots.zip(entries) {
+        rig.poke(at, *entry);
+    }
+}
+
+/// How many bytes there are before the interrupt address range.
+pub(super) fn before_interrupts(from: u64) -> u64 {
+    match 0xfee0_0000_u64.checked_sub(from) {
+        Some(room) if room > 0 => room,
+        _ => u64::MAX,
+    }
+}
+
+/// What the model says to a request of 0x123 bytes: where they are and how many, or the reason
+/// that is recorded.
+pub(super) fn answer(
+    rig: &Rig,
+    requester: Bdf,
+    iova: u64,
+    write: bool,
+) -> Result<(u64, u64), Option<u8>> {
+    let access = if write { Access::Write } else { Access::Read };
+    let to = rig.vtd.translate(requester, iova, 0x123, access);
+    let recorded = rig.take_faults();
+    match to {
+        Ok(to) => Ok((to.gpa, to.len)),
+        Err(_) => Err(recorded.first().map(|record| record.reason)),
+    }
+}
+
 fn check(config: VtdConfig, entries: &[u64], contexts: &[(u64, u64)], requests: &[(u64, bool)]) {
     let rig = Rig::with(config);
-    let mut entries = entries.iter();
-    for page in POOL {
-        for slot in 0..4 {
-            let entry = entries.next().copied().unwrap_or(0);
-            rig.poke((page << 12) + slot * 8, entry);
-        }
-    }
+    fill_pool(&rig, entries);
     for (function, &(low, high)) in contexts.iter().enumerate() {
         rig.set_context(Bdf::new(0, 1, function as u8), low, high);
     }
@@ -174,17 +205,11 @@ fn check(config: VtdConfig, entries: &[u64], contexts: &[(u64, u64)], requests: 
     for &(iova, write) in requests {
         for function in 0..contexts.len() {
             let requester = Bdf::new(0, 1, function as u8);
-            let access = if write { Access::Write } else { Access::Read };
-            let expected = reference.outcome(ROOT, requester, iova, write);
+            let outcome = reference.outcome(ROOT, requester, iova, write);
+            let wanted = wanted(outcome, &rig, requester);
             // Once from the tables and once from the caches.
             for _ in 0..2 {
-                let to = rig.vtd.translate(requester, iova, 0x123, access);
-                let recorded = rig.take_faults();
-                let got = match to {
-                    Ok(to) => Ok((to.gpa, to.len)),
-                    Err(_) => Err(recorded.first().map(|record| record.reason)),
-                };
-                assert_eq!(got, wanted(expected, &rig, requester), "{iova:#x}");
+                assert_eq!(answer(&rig, requester, iova, write), wanted, "{iova:#x}");
             }
         }
     }
@@ -194,13 +219,7 @@ fn check(config: VtdConfig, entries: &[u64], contexts: &[(u64, u64)], requests: 
 fn wanted(outcome: Outcome, rig: &Rig, requester: Bdf) -> Result<(u64, u64), Option<u8>> {
     let quiet = rig.peek(Rig::context_entry(requester)) & 2 != 0;
     match outcome {
-        Ok((to, room)) => {
-            let limit = match 0xfee0_0000_u64.checked_sub(to) {
-                Some(room) if room > 0 => room,
-                _ => u64::MAX,
-            };
-            Ok((to, room.min(0x123).min(limit)))
-        }
+        Ok((to, room)) => Ok((to, room.min(0x123).min(before_interrupts(to)))),
         Err(reason) if quiet && !matches!(reason, 1 | 8 | 9 | 0xa) => Err(None),
         Err(reason) => Err(Some(reason)),
     }

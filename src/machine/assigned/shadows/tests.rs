@@ -1,11 +1,13 @@
 use std::io;
 use std::sync::OnceLock;
 
+use devices::vfio::Candidate;
 use iommu::host::MapError;
-use iommu::vtd::{VtdConfig, VtdSink, Width, offset};
+use iommu::vtd::{VtdConfig, VtdSink, offset};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 
 use super::*;
+use crate::memory::HugePages;
 
 const RAM: u64 = 4 << 20;
 const ROOT: u64 = 0x1000;
@@ -77,17 +79,9 @@ impl Board {
         let ram = Arc::new(ram.unwrap());
         let followers = Arc::<Followers>::default();
         let config = VtdConfig {
-            width: Width::Bits48,
-            host_width: 40,
-            interrupt_remapping: false,
-            eim: false,
             caching_mode: true,
-            snoop_control: false,
             device_tlb,
-            draining: false,
-            wide_descriptors: false,
-            scalable: false,
-            first_stage: false,
+            ..VtdConfig::BASIC
         };
         let ears = Arc::new(Ears(followers.clone()));
         let vtd = Arc::new(Vtd::new(config, ram.clone(), ears));
@@ -157,7 +151,7 @@ const ALL: (u64, u64, u64) = (0, RAM, 0);
 fn a_device_reaches_what_the_guest_maps_for_its_address() {
     let board = Board::new();
     let (space, host) = board.space();
-    let member = space.join();
+    let member = space.join("nic");
     board.followers.fill(&space).unwrap();
     assert_eq!(host.runs(), [ALL], "identity at first");
     board.domain(0, 1, 0x70_0000);
@@ -165,7 +159,12 @@ fn a_device_reaches_what_the_guest_maps_for_its_address() {
     assert_eq!(host.runs(), [], "its bus has no number");
     member.requester_changed(Bdf::new(1, 0, 0));
     assert_eq!(host.runs(), [(0x70_0000, 0x1000, 0x5000)]);
-    assert_eq!(board.followers.usage()[0].bytes, 0x1000);
+    let usage = SpaceUsage {
+        devices: vec!["nic".into()],
+        mappings: 1,
+        bytes: 0x1000,
+    };
+    assert_eq!(board.followers.usage(), [usage]);
     member.requester_changed(Bdf::new(2, 0, 0));
     assert_eq!(host.runs(), [], "that bus has no contexts");
     board.vtd.reset();
@@ -182,7 +181,7 @@ fn a_device_reaches_what_the_guest_maps_for_its_address() {
 fn spaces_know_nothing_of_each_other() {
     let board = Board::new();
     let ((one, first), (two, second)) = (board.space(), board.space());
-    let (a, b) = (one.join(), two.join());
+    let (a, b) = (one.join("a"), two.join("b"));
     board.followers.fill(&one).unwrap();
     board.followers.fill(&two).unwrap();
     board.domain(0, 1, 0x70_0000);
@@ -202,13 +201,15 @@ fn spaces_know_nothing_of_each_other() {
 fn devices_of_a_group_share_while_the_guest_has_them_together() {
     let board = Board::new();
     let (space, host) = board.space();
-    let (a, b) = (space.join(), space.join());
+    let (a, b) = (space.join("a"), space.join("b"));
     board.followers.fill(&space).unwrap();
     board.domain(0, 1, 0x70_0000);
     board.turn_on();
     a.requester_changed(Bdf::new(1, 0, 0));
     b.requester_changed(Bdf::new(1, 0, 1));
     assert_eq!(host.runs(), [], "one of them is in no domain");
+    let devices = || board.followers.usage()[0].devices.clone();
+    assert_eq!(devices(), ["a", "b"]);
     board.domain(1, 1, 0x70_0000);
     board.forget_contexts();
     assert_eq!(host.runs().len(), 1);
@@ -216,6 +217,7 @@ fn devices_of_a_group_share_while_the_guest_has_them_together() {
     board.forget_contexts();
     assert_eq!(host.runs(), []);
     b.leave();
+    assert_eq!(devices(), ["a"]);
     assert_eq!(host.runs().len(), 1);
     assert!(!space.is_empty());
 }
@@ -224,7 +226,7 @@ fn devices_of_a_group_share_while_the_guest_has_them_together() {
 fn a_mapping_that_fails_is_the_devices_loss() {
     let board = Board::new();
     let (space, host) = board.space();
-    let member = space.join();
+    let member = space.join("nic");
     board.domain(0, 1, 0x70_0000);
     *host.full.lock().unwrap() = true;
     assert!(matches!(
@@ -261,7 +263,7 @@ const STATUS: u64 = 0x9000;
 fn a_device_reaches_nothing_that_is_gone_when_its_device_tlb_is_done_with() {
     let board = Board::with(true);
     let (space, host) = board.space();
-    let member = space.join();
+    let member = space.join("0000:02:10.0");
     board.followers.fill(&space).unwrap();
     board.domain(0, 1, 0x70_0000);
     // With a Device-TLB: TT 01b.
@@ -294,4 +296,129 @@ fn a_device_reaches_nothing_that_is_gone_when_its_device_tlb_is_done_with() {
     assert_eq!((host.runs(), status()), (vec![], 2));
     let waits = host.waits.lock().unwrap();
     assert_eq!(waits.last(), Some(&1), "before the second wait");
+}
+
+/// The host's kernel, as far as spaces and devices are opened there.
+struct FakeKernel {
+    ram: usize,
+    /// Devices that cannot be opened.
+    broken: &'static [&'static str],
+    /// Spaces cannot be mapped into.
+    full: bool,
+    made: Mutex<Vec<Weak<Host>>>,
+}
+
+impl FakeKernel {
+    fn new(board: &Board) -> Self {
+        Self {
+            ram: board.ram.get_host_address(GuestAddress(0)).unwrap() as usize,
+            broken: &[],
+            full: false,
+            made: Mutex::default(),
+        }
+    }
+
+    fn make(&self) -> Arc<Host> {
+        let host = Arc::<Host>::default();
+        *host.ram.lock().unwrap() = self.ram;
+        *host.full.lock().unwrap() = self.full;
+        self.made.lock().unwrap().push(Arc::downgrade(&host));
+        host
+    }
+
+    /// How many spaces there are, and how many have been made.
+    fn spaces(&self) -> (usize, usize) {
+        let made = self.made.lock().unwrap();
+        let live = made.iter().filter(|host| host.strong_count() > 0);
+        (live.count(), made.len())
+    }
+}
+
+impl Opener for FakeKernel {
+    type Interface = Arc<Host>;
+    type Device = ();
+
+    fn choose(&self) -> Result<Arc<Host>, Error> {
+        Ok(self.make())
+    }
+
+    fn another(&self, _: &Arc<Host>) -> Result<Arc<Host>, Error> {
+        Ok(self.make())
+    }
+
+    fn check_wishes(&self, _: &Arc<Host>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn mapper(&self, host: &Arc<Host>) -> Arc<dyn HostMapper> {
+        host.clone()
+    }
+
+    fn open(&self, _: &Arc<Host>, prospect: &Prospect) -> Result<Arc<()>, Error> {
+        match self.broken.contains(&&*prospect.candidate.name) {
+            // Any error will do.
+            true => Err(Error::NoCachingMode),
+            false => Ok(Arc::new(())),
+        }
+    }
+}
+
+/// Devices in groups of their own, which are called as they are.
+fn prospects(names: &[&str]) -> Vec<Prospect> {
+    let prospect = |name: &&str| Prospect {
+        candidate: Candidate {
+            name: (*name).into(),
+            address: None,
+            sysfs: "/nonexistent".into(),
+        },
+        file: None,
+        function: None,
+    };
+    names.iter().map(prospect).collect()
+}
+
+#[test]
+fn nothing_is_left_of_spaces_that_devices_could_not_be_opened_into() {
+    let board = Board::new();
+    let mut shadows = Shadows::new(Behind {
+        vtd: board.vtd.clone(),
+        followers: board.followers.clone(),
+        drain: Arc::default(),
+    });
+    let memory = Memory {
+        ram: board.ram.clone(),
+        pages: HugePages::Off,
+    };
+    let mut kernel = FakeKernel::new(&board);
+    kernel.broken = &["broken"];
+    let mut open = |kernel: &FakeKernel, names: &[&str]| {
+        let opened = shadows.open(kernel, &prospects(names), &memory);
+        (opened, shadows.spaces.len())
+    };
+    // As the first of all, and after another one.
+    for names in [&["broken"][..], &["a", "b", "broken"]] {
+        let (opened, spaces) = open(&kernel, names);
+        assert!(opened.is_err());
+        assert_eq!((kernel.spaces().0, spaces), (0, 0), "{names:?}");
+        assert_eq!(board.followers.usage(), []);
+    }
+    assert_eq!(kernel.spaces().1, 4);
+    // Those that are there stay, and are as they were.
+    let (first, _) = open(&kernel, &["a", "b"]);
+    let first = first.unwrap();
+    let before = board.followers.usage();
+    let (opened, spaces) = open(&kernel, &["c", "broken"]);
+    assert!(opened.is_err());
+    assert_eq!((kernel.spaces().0, spaces), (2, 2));
+    kernel.full = true;
+    let (opened, spaces) = open(&kernel, &["c"]);
+    assert!(matches!(opened, Err(Error::Shadow(_))));
+    assert_eq!((kernel.spaces().0, spaces), (2, 2));
+    assert_eq!(board.followers.usage(), before);
+    // Nor is anything left of a space whose devices have gone.
+    kernel.full = false;
+    drop(first);
+    let (opened, spaces) = open(&kernel, &["c"]);
+    assert_eq!((kernel.spaces().0, spaces), (1, 1));
+    drop(opened);
 }

@@ -4,7 +4,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::super::reference::{HAW, POOL};
+use super::super::reference::{HAW, POOL, answer, before_interrupts, fill_pool, stray, target};
 use super::*;
 
 /// Where root, context and PASID tables are: no random entry leads here.
@@ -299,20 +299,13 @@ impl Reference<'_> {
 
 /// An entry of either stage that likely points into the pool, and likely has few flags wrong.
 fn entry() -> impl Strategy<Value = u64> {
-    let address = prop_oneof![
-        16 => POOL.prop_map(|page| page << 12),
-        2 => (0_u64..1 << 10).prop_map(|giant| giant << 30),
-        1 => (0_u64..1 << 19).prop_map(|large| large << 21),
-        1 => Just(0xfee0_0000),
-        1 => Just(1 << 39),
-    ];
     let flags = prop_oneof![
         40 => Just(7_u64),
         3 => 0_u64..8,
         3 => (0_u64..8).prop_map(|flags| flags | 0x80),
         1 => any::<u16>().prop_map(|flags| u64::from(flags) & 0xfff),
     ];
-    (address, flags, stray(100)).prop_map(|(address, flags, stray)| address | flags | stray)
+    (target(), flags, stray(100)).prop_map(|(target, flags, stray)| target | flags | stray)
 }
 
 /// Addresses whose indices are among the few that the tables have entries at.
@@ -323,11 +316,6 @@ fn address() -> impl Strategy<Value = u64> {
         let page = parts.iter().fold(0, |page, part| page << 9 | part);
         page << 12 | offset | stray
     })
-}
-
-/// A bit somewhere, once in so many times.
-fn stray(seldom: u32) -> impl Strategy<Value = u64> {
-    prop_oneof![seldom => Just(0_u64), 1 => (0_u32..64).prop_map(|bit| 1 << bit)]
 }
 
 /// A context and a PASID entry, and the directory entry between them.
@@ -395,13 +383,7 @@ fn set(rig: &Rig, requester: Bdf, entries: &Entries) {
 
 fn check(config: VtdConfig, tables: &[u64], entries: &Entries, requests: &[(u64, bool, bool)]) {
     let rig = Rig::with(config);
-    let mut tables = tables.iter();
-    for page in POOL {
-        for slot in 0..4 {
-            let entry = tables.next().copied().unwrap_or(0);
-            rig.poke((page << 12) + slot * 8, entry);
-        }
-    }
+    fill_pool(&rig, tables);
     rig.poke((POOL.end - 1) << 12, 0x87);
     rig.w64(offset::RTADDR, ROOTS | 1 << 10);
     rig.w32(offset::GCMD, SRTP);
@@ -411,7 +393,6 @@ fn check(config: VtdConfig, tables: &[u64], entries: &Entries, requests: &[(u64,
         let requester = Bdf::new(0, if i % 2 == 0 { 1 } else { 17 }, 0);
         set(&rig, requester, entries);
         let iova = if upper { !iova } else { iova };
-        let access = if write { Access::Write } else { Access::Read };
         let mut reference = Reference {
             rig: &rig,
             config,
@@ -419,15 +400,10 @@ fn check(config: VtdConfig, tables: &[u64], entries: &Entries, requests: &[(u64,
         };
         let outcome = reference.outcome(requester, iova, write);
         let marks = reference.marks;
+        let wanted = wanted(outcome, iova);
         // Once from the tables and once from the caches.
         for _ in 0..2 {
-            let to = rig.vtd.translate(requester, iova, 0x123, access);
-            let recorded = rig.take_faults();
-            let got = match to {
-                Ok(to) => Ok((to.gpa, to.len)),
-                Err(_) => Err(recorded.first().map(|record| record.reason)),
-            };
-            assert_eq!(got, wanted(outcome, iova), "{iova:#x}");
+            assert_eq!(answer(&rig, requester, iova, write), wanted, "{iova:#x}");
         }
         for (at, mark) in marks {
             assert_eq!(rig.peek(at) & mark, mark, "{at:#x}");
@@ -439,10 +415,6 @@ fn check(config: VtdConfig, tables: &[u64], entries: &Entries, requests: &[(u64,
 
 /// What the model should say: lengths as far as asked, faults as far as recorded.
 fn wanted(outcome: Outcome, iova: u64) -> Result<(u64, u64), Option<u8>> {
-    let before_interrupts = |from: u64| match 0xfee0_0000_u64.checked_sub(from) {
-        Some(room) if room > 0 => room,
-        _ => u64::MAX,
-    };
     match outcome {
         Ok((to, room)) => {
             let room = room.min(0x123).min(before_interrupts(iova));
