@@ -76,6 +76,13 @@ pub fn with_directory(initrd: &Path, directory: &Path, name: &str, to: &Path) ->
     fs::write(to, archive.finish().path(to)?).path(to)
 }
 
+/// An initrd with what is in a directory added to its root.
+pub fn with_tree(initrd: &Path, root: &Path, to: &Path) -> Result<()> {
+    let mut archive = Archive::new(fs::read(initrd).path(initrd)?);
+    add_tree(&mut archive, root, "").path(root)?;
+    fs::write(to, archive.finish().path(to)?).path(to)
+}
+
 fn busybox() -> Result<Vec<u8>> {
     let path = which("busybox")?;
     fs::read(&path).path(&path)
@@ -131,7 +138,7 @@ fn put_modules(kernel: &Kernel, root: &Path) -> Result<()> {
 }
 
 /// Copies a program without its debug information, and the shared libraries it is linked with.
-fn put_program(root: &Path, from: &Path, name: &str) -> Result<()> {
+pub fn put_program(root: &Path, from: &Path, name: &str) -> Result<()> {
     put(root, name, &fs::read(from).path(from)?)?;
     // Where there is no strip the guest merely carries a bigger file.
     let _ = Command::new("strip").arg(root.join(name)).output();

@@ -15,7 +15,7 @@ use std::process::Command;
 
 const PACKAGE: &str = "qemu-system-x86";
 const OLDEST_MAJOR: u32 = 11;
-/// How the directory of an unpacked one is called, before its version. A plain `qemu-` was one with a fault ([`mend`]).
+/// How the directory of an unpacked one is called, before its version.
 const PREFIX: &str = "mended-qemu-";
 /// Where the program itself is in it.
 const BINARY: &str = "usr/bin/qemu-system-x86_64";
@@ -28,11 +28,21 @@ exec "$root/usr/lib/x86_64-linux-gnu/ld-linux-x86-64.so.2" \
     "$root/usr/bin/qemu-system-x86_64" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" "$@"
 "#;
 
-/// The program in `directory`, fetched if there is none.
+/// The program in `directory`, fetched if there is none, and mended.
 pub fn find_or_fetch(directory: &Path, apt: &Apt) -> Result<PathBuf> {
-    if let Some(found) = find(directory) {
-        return Ok(found);
+    let program = match find(directory) {
+        Some(found) => found,
+        None => fetch(directory, apt)?,
+    };
+    if mend(&program.with_file_name(BINARY))? == Mended::Unknown {
+        eprintln!(
+            "lab: this build of QEMU is unknown: if guests hang, see tests/lab/src/prepare/mend.rs"
+        );
     }
+    Ok(program)
+}
+
+fn fetch(directory: &Path, apt: &Apt) -> Result<PathBuf> {
     fs::create_dir_all(directory).path(directory)?;
     let staging = tempfile::tempdir_in(directory).path(directory)?;
     let (archives, root) = (staging.path().join("archives"), staging.path().join("root"));
@@ -43,11 +53,6 @@ pub fn find_or_fetch(directory: &Path, apt: &Apt) -> Result<PathBuf> {
     step("unpacking QEMU and its libraries", || {
         unpack(&archives, &root)
     })?;
-    if mend(&root.join(BINARY))? == Mended::Unknown {
-        eprintln!(
-            "lab: this build of QEMU is unknown: if guests hang, see tests/lab/src/prepare/mend.rs"
-        );
-    }
     let version = version_of(&root.join(PROGRAM))?;
     if major(&version).is_none_or(|major| major < OLDEST_MAJOR) {
         return fail(format!(

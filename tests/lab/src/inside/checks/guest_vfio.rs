@@ -107,7 +107,7 @@ fn boot_with_dpdk(rig: &mut Rig, spec: GuestSpec) -> Result<Guest> {
 
 /// Drives a card from user space, with large pages and then with small ones, and gives it back.
 fn drive(guest: &mut Guest, card: &Card, wire: &Wire) -> Result<()> {
-    let function = give_to_vfio(guest, card)?;
+    let function = give_to_vfio(guest, card.id)?;
     for memory in [HUGE_PAGES, SMALL_PAGES] {
         let options = format!("{memory} --vfio-intr={}", card.interrupts);
         let mut testpmd = Testpmd::start(guest, &function, &options, wire.mac)?;
@@ -115,16 +115,20 @@ fn drive(guest: &mut Guest, card: &Card, wire: &Wire) -> Result<()> {
         echo(&mut testpmd, card, wire)?;
         testpmd.quit()?;
     }
+    give_back(guest, &function)
+}
+
+/// Takes it from vfio-pci, for whichever driver of the guest's.
+pub(super) fn give_back(guest: &mut Guest, function: &str) -> Result<()> {
     guest.sh(&format!(
         "cd /sys/bus/pci/devices/{function} && echo {function} >driver/unbind && echo >driver_override && cd /"
     )).map(drop)
 }
 
-/// No driver of the guest's has it yet.
-fn give_to_vfio(guest: &mut Guest, card: &Card) -> Result<String> {
+/// A function by its device id, which no driver of the guest's has yet.
+pub(super) fn give_to_vfio(guest: &mut Guest, id: &str) -> Result<String> {
     let function = guest.sh(&format!(
-        "cd /sys/bus/pci/devices; for device in *; do grep -q {} $device/device && echo $device; done; cd /",
-        card.id
+        "cd /sys/bus/pci/devices; for device in *; do grep -q {id} $device/device && echo $device; done; cd /"
     ))?;
     let function = function.trim();
     guest.sh("modprobe -a vfio-pci vfio_iommu_type1")?;

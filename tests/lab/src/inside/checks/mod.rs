@@ -16,6 +16,7 @@ mod interrupt_load;
 mod interrupts;
 mod iommu_interfaces;
 mod lifecycle;
+mod nested;
 mod network;
 mod operator;
 mod platform;
@@ -73,6 +74,7 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             affinity::CHECKS,
             hotplug::CHECKS,
             interrupt_load::CHECKS,
+            nested::CHECKS,
         ],
         HostKernel::Tailored => &[iommu_interfaces::ON_TAILORED],
     };
