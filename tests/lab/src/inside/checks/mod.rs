@@ -4,6 +4,7 @@ mod affinity;
 mod assignment;
 mod budgets;
 mod config_space;
+mod device_tlbs;
 mod disk;
 mod display;
 mod drivers;
@@ -62,6 +63,7 @@ pub fn on(kernel: HostKernel) -> Vec<Check> {
             drivers::CHECKS,
             lifecycle::CHECKS,
             guest_iommu::CHECKS,
+            device_tlbs::CHECKS,
             guest_vfio::CHECKS,
             operator::CHECKS,
             host_view::CHECKS,
