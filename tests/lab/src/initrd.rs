@@ -68,18 +68,11 @@ pub fn guest(kernel: &Kernel, to: &Path) -> Result<()> {
     fs::write(to, archive.finish().path(to)?).path(to)
 }
 
-/// An initrd with another directory in its root, called `name`. The kernel unpacks one archive after the other.
+/// An initrd with another directory in its root, called `name`, or with what is in that if the name is empty. The kernel
+/// unpacks one archive after the other.
 pub fn with_directory(initrd: &Path, directory: &Path, name: &str, to: &Path) -> Result<()> {
     let mut archive = Archive::new(fs::read(initrd).path(initrd)?);
-    archive.directory(name).path(to)?;
     add_tree(&mut archive, directory, name).path(directory)?;
-    fs::write(to, archive.finish().path(to)?).path(to)
-}
-
-/// An initrd with what is in a directory added to its root.
-pub fn with_tree(initrd: &Path, root: &Path, to: &Path) -> Result<()> {
-    let mut archive = Archive::new(fs::read(initrd).path(initrd)?);
-    add_tree(&mut archive, root, "").path(root)?;
     fs::write(to, archive.finish().path(to)?).path(to)
 }
 
@@ -160,8 +153,11 @@ fn linked_libraries(said: &str) -> BTreeSet<&str> {
         .collect()
 }
 
-/// Adds what is in a directory under a name, or to the root.
+/// Adds a directory under a name, or what is in it to the root if the name is empty.
 fn add_tree(archive: &mut Archive<Vec<u8>>, directory: &Path, inside: &str) -> std::io::Result<()> {
+    if !inside.is_empty() {
+        archive.directory(inside)?;
+    }
     let mut entries: Vec<PathBuf> = fs::read_dir(directory)?
         .flatten()
         .map(|entry| entry.path())
@@ -171,7 +167,6 @@ fn add_tree(archive: &mut Archive<Vec<u8>>, directory: &Path, inside: &str) -> s
         let file = path.file_name().unwrap_or_default();
         let name = Path::new(inside).join(file).to_string_lossy().into_owned();
         if path.is_dir() {
-            archive.directory(&name)?;
             add_tree(archive, &path, &name)?;
         } else if name.ends_with(".ko") {
             archive.file(&name, &fs::read(&path)?)?;

@@ -347,9 +347,8 @@ fn iqei_4h_physical_functions_of_device_tlbs_are_for_throttling() {
     assert_eq!((stopped(&rig), rig.r64(offset::IQH)), (Some(4), 0));
 }
 
-/// All three at once, as software may queue them; the page is in no table any more.
-#[test]
-fn a_device_tlb_is_invalidated_after_the_unit_and_who_follows_it() {
+/// The unit holds a page that is in no table any more.
+fn stale_page() -> Rig {
     let rig = Rig::on();
     rig.enable_queue();
     let top = rig.domain(NIC, 5);
@@ -357,6 +356,13 @@ fn a_device_tlb_is_invalidated_after_the_unit_and_who_follows_it() {
     assert_eq!(rig.read(NIC, 0x4000), Some(0x8000));
     rig.take_translations();
     rig.map(top, 0x4000, 0, 0);
+    rig
+}
+
+/// All three at once, as software may queue them.
+#[test]
+fn a_device_tlb_is_invalidated_after_the_unit_and_who_follows_it() {
+    let rig = stale_page();
     let heads = Arc::new(Mutex::new(Vec::new()));
     let (vtd, memory, seen) = (Arc::downgrade(&rig.vtd), rig.memory.clone(), heads.clone());
     *rig.sink.watch.lock().unwrap() = Some(Box::new(move || {
@@ -384,13 +390,7 @@ fn a_device_tlb_is_invalidated_after_the_unit_and_who_follows_it() {
 /// Software that asks for no more has not changed what the unit holds.
 #[test]
 fn a_device_tlb_alone_leaves_the_unit_as_it_is() {
-    let rig = Rig::on();
-    rig.enable_queue();
-    let top = rig.domain(NIC, 5);
-    rig.map(top, 0x4000, 0x8000, RW);
-    assert_eq!(rig.read(NIC, 0x4000), Some(0x8000));
-    rig.take_translations();
-    rig.map(top, 0x4000, 0, 0);
+    let rig = stale_page();
     rig.submit(device_tlb(NIC, 1), 0x4000);
     assert_eq!(rig.read(NIC, 0x4000), Some(0x8000), "the IOTLB's still");
     assert_eq!(rig.take_translations(), []);

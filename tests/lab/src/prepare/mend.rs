@@ -1,5 +1,5 @@
-//! Takes two faults out of the QEMU that emulates the host, without which its guests hang or reset now and then, and it
-//! hangs itself, under any monitor.
+//! Takes two faults out of the QEMU that emulates the host, by which its guests hang or reset now and then, under any
+//! monitor.
 //!
 //! **An interrupt that is delivered twice.** VMRUN with an interrupt to inject (`helper_vmrun` of
 //! target/i386/tcg/system/svm_helper.c, EVENTINJ of type 0) delivers it at once, and yet leaves its vector in

@@ -45,6 +45,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// When nothing more is to come.
 const QUIET: Duration = Duration::from_millis(300);
 
+/// The device id of a virtual function.
+pub(super) const VF_ID: &str = "0x10ca";
+
 const IPV4: u16 = 0x0800;
 /// The bytes of what testpmd makes up: Ethernet, IPv4, UDP, and zeros.
 const MADE_UP: usize = 64;
@@ -62,7 +65,7 @@ struct Card {
 
 fn vf(rig: &mut Rig, cpus: u32) -> Result<()> {
     let card = Card {
-        id: "0x10ca",
+        id: VF_ID,
         mac: parse_mac(VIRTUAL_FUNCTION_MACS[0])?,
         interrupts: "msix",
     };

@@ -1,8 +1,8 @@
 //! One level down: the guest is a host itself. It runs Sluice under its own KVM, and assigns what was assigned to it.
 
 use super::Check;
-use super::guest_iommu::{boot, expect_no_faults};
-use super::guest_vfio::{give_back, give_to_vfio};
+use super::guest_iommu::{STRICT, boot, expect_no_faults};
+use super::guest_vfio::{VF_ID, give_back, give_to_vfio};
 use crate::error::{Context, Result, fail};
 use crate::initrd;
 use crate::inside::guest::expect_success;
@@ -23,7 +23,6 @@ pub const CHECKS: &[Check] = &[Check {
     run: vf,
 }];
 
-const VF: &str = "0x10ca";
 const PINGS: u32 = 10;
 /// Each of its exits is a dozen of the guest's.
 const PATIENCE: Duration = Duration::from_secs(400);
@@ -34,12 +33,12 @@ fn vf(rig: &mut Rig, cpus: u32) -> Result<()> {
     let spec = GuestSpec {
         memory: "1200M".into(),
         initrd: Some(initrd),
-        extra_cmdline: "intel_iommu=on iommu.strict=1",
+        extra_cmdline: STRICT,
         ..GuestSpec::owning(&VIRTUAL_FUNCTIONS[..1], cpus)
     };
     let mut guest = boot(rig, "vtd", spec)?;
     guest.sh("while read module; do insmod /nested/$module || break; done </nested/modules; [ -e /dev/kvm ]")?;
-    let function = give_to_vfio(&mut guest, VF)?;
+    let function = give_to_vfio(&mut guest, VF_ID)?;
     let run = format!(
         "/nested/sluice run --kernel /nested/kernel --initrd /nested/initrd --memory 320M \
          --assign {function} --serial file=/tmp/screen --cmdline '{}' 2>&1",
@@ -87,6 +86,6 @@ fn initrd_of_a_host(root: &Path, to: &Path) -> Result<()> {
     }
     let list = nested.join("modules");
     fs::write(&list, modules).path(&list)?;
-    initrd::with_tree(&own_initrd(), root, to)?;
+    initrd::with_directory(&own_initrd(), root, "", to)?;
     fs::remove_dir_all(root).path(root)
 }
