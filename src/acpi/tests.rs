@@ -334,6 +334,11 @@ fn an_interpreter_runs_the_methods() {
             &["execute \\_SB.LNKE._DIS", "execute \\_SB.LNKE._CRS"],
             "89 06 00 09 01 00 00 00 00 79 00",
         ),
+        // A processor idles by HLT and says so: fixed hardware, kind C1.
+        (
+            &["execute \\_SB.C000._CST"],
+            "82 0C 00 7F 00 00 00 00 00 00 00",
+        ),
     ] {
         let Some(said) = run(commands) else { return };
         assert!(

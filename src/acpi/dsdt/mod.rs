@@ -8,12 +8,14 @@
 //!     ISA           LPC bridge: PIRQ registers, ISA devices
 //!   ECAM            reserves the config window
 //!   LNKA .. LNKH    PCI interrupt links for the 8259 pair
-//!   C000 ..         CPUs
+//!   CSTS            how processors idle
+//!   C000 ..         processors
 //! ```
 
 mod host_bridge;
 mod interrupts;
 mod isa;
+mod processors;
 mod resources;
 
 use acpi_tables::Aml;
@@ -44,9 +46,7 @@ pub fn build(platform: &Platform) -> Sdt {
     host_bridge::build(platform, &mut bus);
     ecam(&mut bus);
     interrupts::links(&mut bus);
-    for uid in 0..platform.apic_ids.len() {
-        processor(uid, &mut bus);
-    }
+    processors::build(platform.apic_ids.len(), &mut bus);
     aml.extend(Scope::raw("\\_SB_".into(), bus));
 
     let mut dsdt = Sdt::new(
@@ -71,18 +71,6 @@ fn ecam(aml: &mut Vec<u8>) {
             &Name::new("_HID".into(), &EISAName::new("PNP0C02")),
             &Name::new("_UID".into(), &"ECAM"),
             &Name::new("_CRS".into(), &ResourceTemplate::new(vec![&window])),
-        ],
-    )
-    .to_aml_bytes(aml);
-}
-
-fn processor(uid: usize, aml: &mut Vec<u8>) {
-    let name = format!("C{uid:03X}");
-    Device::new(
-        name.as_str().into(),
-        vec![
-            &Name::new("_HID".into(), &"ACPI0007"),
-            &Name::new("_UID".into(), &uid),
         ],
     )
     .to_aml_bytes(aml);
