@@ -8,8 +8,9 @@ const IDLE_STATES: &str = "CSTS";
 /// A Generic Register Descriptor (ACPI 6.5 §6.4.3.7) of 12 bytes, fixed hardware with no fields, and the end tag.
 /// `acpi_tables` 0.2 gives its `Register` a wrong length.
 const HLT: [u8; 17] = [0x82, 12, 0, 0x7f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x79, 0];
-/// Microseconds to come back from C1: the least there is, so that no OS would rather spin.
-const C1_LATENCY: u8 = 1;
+/// Microseconds to come back from C1. With any more than none Linux spins now and then, before a timer that is close,
+/// on a processor that others could use.
+const C1_LATENCY: u8 = 0;
 
 /// Adds devices `C000` and so on, each with the idle states.
 pub fn build(processors: usize, aml: &mut Vec<u8>) {

@@ -44,12 +44,14 @@ pub struct Options<'a> {
 /// The command that starts the emulated host.
 pub fn command(options: &Options) -> Command {
     let mut qemu = Command::new(options.qemu);
-    // 40 bits and more make firmware put VF BARs above 4 GiB, of which this QEMU maps the low half only.
+    // 40 bits and more make firmware put VF BARs above 4 GiB, of which this QEMU maps the low half only. Tables of five
+    // levels make each miss of a TLB dearer, in a guest twice; a REP MOVSB, which the other two make kernels prefer,
+    // takes a step per byte here.
     qemu.args([
         "-machine",
         "q35,accel=tcg,kernel-irqchip=off,memory-backend=ram",
         "-cpu",
-        "max,phys-bits=39",
+        "max,phys-bits=39,la57=off,erms=off,fsrm=off",
         "-smp",
         "2",
     ]);

@@ -16,9 +16,9 @@ const PORT: u16 = 5002;
 const SEGMENT: u64 = 1448;
 /// How long a guest is left alone to see what it costs.
 const IDLE: Duration = Duration::from_secs(4);
-const IDLE_SPELLS: u32 = 4;
-/// A guest whose network just came up still asks for routers and names.
-const SETTLING: Duration = Duration::from_secs(12);
+const IDLE_SPELLS: u32 = 6;
+/// A guest whose network just came up still asks for routers, names and neighbours.
+const SETTLING: Duration = Duration::from_secs(24);
 
 /// Something done a number of times, and what it took.
 pub struct Cost {

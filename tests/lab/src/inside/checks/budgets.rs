@@ -43,7 +43,7 @@ pub const CHECKS: &[Check] = &[
     Check {
         name: "budget-idle-25-exits-a-second",
         cpus: &[1],
-        limit: 240,
+        limit: 300,
         fixture: Some(Fixture::Everything),
         run: idle,
     },

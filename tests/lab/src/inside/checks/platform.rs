@@ -14,6 +14,13 @@ pub const CHECKS: &[Check] = &[
         run: processors,
     },
     Check {
+        name: "processors-idle-under-a-governor",
+        cpus: ONE_AND_FOUR,
+        limit: 90,
+        fixture: Some(Fixture::Everything),
+        run: idling,
+    },
+    Check {
         name: "lspci-shows-the-machine",
         cpus: ONE_AND_FOUR,
         limit: 90,
@@ -42,6 +49,20 @@ fn processors(rig: &mut Rig, cpus: u32) -> Result<()> {
         return fail(format!(
             "the guest counts {kib} KiB of 512 MiB; processors online and possible: {online}"
         ));
+    }
+    Ok(())
+}
+
+/// Without a governor, that is, without the states in ACPI, Linux wakes up twice for each timer.
+fn idling(rig: &mut Rig, cpus: u32) -> Result<()> {
+    rig.only_sluice()?;
+    let guest = rig.guest(Fixture::Everything(cpus))?;
+    let said = guest.sh(
+        "cd /sys/devices/system/cpu && cat cpuidle/current_driver cpuidle/current_governor && sort -u cpu*/cpuidle/state1/desc && ls -d cpu*/cpuidle | wc -l",
+    )?;
+    let words: Vec<&str> = said.lines().collect();
+    if words != ["acpi_idle", "menu", "ACPI HLT", &cpus.to_string()] {
+        return fail(format!("the guest's processors idle by:\n{said}"));
     }
     Ok(())
 }
