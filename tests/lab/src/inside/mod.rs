@@ -14,7 +14,6 @@ mod measure;
 mod media;
 mod mediated;
 mod moments;
-mod poke;
 mod rig;
 mod start;
 mod state;
@@ -33,7 +32,6 @@ use crate::error::Result;
 
 /// Runs one task inside.
 pub fn main(task: &Inside) -> Result<()> {
-    poke::start();
     match task {
         Inside::SetUp => host::set_up(),
         Inside::Test { vmm, names } => suite::run(*vmm, names),
