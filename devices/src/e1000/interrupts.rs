@@ -102,6 +102,8 @@ pub struct Interrupts {
     doorbell: Nanos,
     /// Usual distance between doorbells.
     distance: Nanos,
+    /// The delay for transmit write-backs has run out since the last doorbell.
+    ran_out: bool,
     /// When to look whether the kernel has a write that unmasks a pending cause.
     look: Option<Nanos>,
     /// How long after that to look again.
@@ -126,6 +128,7 @@ impl Default for Interrupts {
             untold: 0,
             doorbell: 0,
             distance: TX_HOLD,
+            ran_out: false,
             look: None,
             look_wait: LOOK,
         }
@@ -178,7 +181,13 @@ impl Interrupts {
 
     /// The guest rang the transmit doorbell.
     pub fn doorbell(&mut self, now: Nanos) {
-        let since = now.saturating_sub(self.doorbell).min(TX_HOLD);
+        let since = if std::mem::take(&mut self.ran_out) {
+            // It may have waited to hear of what it sent, as TCP does, which keeps its queues small. What we made it
+            // wait is not its own pace, and would have it wait longer the next time.
+            0
+        } else {
+            now.saturating_sub(self.doorbell).min(TX_HOLD)
+        };
         self.doorbell = now;
         self.distance = (self.distance * 7 + since) / 8;
     }
@@ -253,6 +262,7 @@ impl Interrupts {
             self.urgent |= self.causes & Cause::RXT0;
         }
         if self.transmit.expire(now) {
+            self.ran_out = true;
             self.urgent |= self.causes & (Cause::TXDW | Cause::TXQE);
         }
         let asserts = !self.asserted && self.urgent.intersects(self.mask) && now >= self.throttled;
@@ -508,6 +518,24 @@ mod tests {
         unit.transmitted(1, 256, true, now + 10_000);
         let wait = unit.deadline().unwrap() - (now + 10_000);
         assert!((19_000..30_000).contains(&wait), "{wait}");
+    }
+
+    #[test]
+    fn a_sender_that_waits_to_be_told_is_told_ever_sooner() {
+        let mut unit = enabled();
+        let mut now = 0;
+        let mut waits = Vec::new();
+        for _ in 0..32 {
+            unit.doorbell(now);
+            unit.transmitted(1, 256, true, now);
+            let due = unit.deadline().unwrap();
+            waits.push(due - now);
+            assert!(unit.advance(due));
+            unit.read_causes();
+            now = due + 50_000;
+        }
+        assert_eq!(waits[0], TX_HOLD);
+        assert!(waits[31] < TX_HOLD / 10, "{waits:?}");
     }
 
     #[test]

@@ -24,13 +24,7 @@ pub fn demo(vmm: Vmm) -> Result<i32> {
         prepared.kernel.release()
     );
     let task = format!("demo --vmm {}", name_of(vmm));
-    let mut watched = watch(&task, STEP)?;
-    if let Watched::FellSilent(how) = &watched {
-        // QEMU's emulation loses a timer interrupt now and then (see `inside::poke`).
-        println!("\nThe emulated host fell silent. Starting another one.\n{how}\n");
-        watched = watch(&task, STEP)?;
-    }
-    let status = watched.status()?;
+    let status = watch(&task, STEP, USUAL)?;
     println!("\nAll of it took {:.0} s.", start.elapsed().as_secs_f64());
     Ok(status)
 }
@@ -67,7 +61,7 @@ pub fn bench(bench: &Bench) -> Result<i32> {
             (memory, 3600)
         }
     };
-    watch_with(&task, Duration::from_secs(patience), memory)?.status()
+    watch(&task, Duration::from_secs(patience), memory)
 }
 
 /// What an emulated host wants beside its guest's memory: the kernel's books of all of it, and files.
@@ -89,30 +83,9 @@ fn name_of(value: impl ValueEnum) -> String {
 /// The longest step of the demo, on a machine with other work.
 const STEP: Duration = Duration::from_secs(90);
 
-/// How a host that was watched ended.
-enum Watched {
-    /// By itself, with this status.
-    Ended(i32),
-    /// It was killed, as it said nothing any more; what it left.
-    FellSilent(String),
-}
-
-impl Watched {
-    fn status(self) -> Result<i32> {
-        match self {
-            Self::Ended(status) => Ok(status),
-            Self::FellSilent(how) => fail(how),
-        }
-    }
-}
-
-/// Shows what a host tells that does `task`, until it ends or says nothing for as long as `patience`.
-fn watch(task: &str, patience: Duration) -> Result<Watched> {
-    watch_with(task, patience, USUAL)
-}
-
-/// The same with a host of this memory.
-fn watch_with(task: &str, patience: Duration, memory: Memory) -> Result<Watched> {
+/// Shows what a host of this memory tells that does `task`, until it ends; gives its status. One that says nothing for
+/// as long as `patience` is killed.
+fn watch(task: &str, patience: Duration, memory: Memory) -> Result<i32> {
     let prepared = prepare()?;
     let mut session = Session::new(&prepared, HostKernel::Stock)?.with_memory(memory);
     session.start(
@@ -130,14 +103,14 @@ fn watch_with(task: &str, patience: Duration, memory: Memory) -> Result<Watched>
                 Some(_) => {}
                 None => println!("         {line}"),
             },
-            Heard::Ended => return Ok(Watched::Ended(session.status()?)),
+            Heard::Ended => return session.status(),
             Heard::Silence => {
                 let tail = session.console_tail();
                 session.kill();
-                return Ok(Watched::FellSilent(format!(
-                    "killed after {} s of silence; the host's console ended:\n{tail}",
+                return fail(format!(
+                    "the emulated host was killed after {} s of silence; its console ended:\n{tail}",
                     patience.as_secs()
-                )));
+                ));
             }
         }
     }
