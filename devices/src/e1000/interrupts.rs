@@ -11,7 +11,8 @@
 //!   guest keeps sending, the delay stretches to twice the usual distance between its
 //!   doorbells, at most [`TX_HOLD`] (in all, [`TX_HOLD_ALL`]), or until a quarter of the
 //!   ring waits to be returned. Any other interrupt, and any read of ICR, brings the news
-//!   earlier. A descriptor without IDE is never delayed.
+//!   earlier. A sender that waits for the news is told ever sooner (see
+//!   [`Interrupts::doorbell`]). A descriptor without IDE is never delayed.
 //! - A receive cause whose packets the guest has demonstrably taken (see
 //!   [`Interrupts::served`]) asserts the wire only [`STALE_HOLD`] later.
 //!
@@ -182,8 +183,8 @@ impl Interrupts {
     /// The guest rang the transmit doorbell.
     pub fn doorbell(&mut self, now: Nanos) {
         let since = if std::mem::take(&mut self.ran_out) {
-            // It may have waited to hear of what it sent, as TCP does, which keeps its queues small. What we made it
-            // wait is not its own pace, and would have it wait longer the next time.
+            // It may have waited to hear of what it sent, as TCP with its small queues does. That wait is not its own
+            // pace: counted, it would lengthen the next one.
             0
         } else {
             now.saturating_sub(self.doorbell).min(TX_HOLD)

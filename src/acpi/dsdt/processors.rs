@@ -38,9 +38,7 @@ pub fn build(processors: usize, aml: &mut Vec<u8>) {
 /// more, that is, wakes up twice where once would do.
 fn idle_states(aml: &mut Vec<u8>) {
     let register = BufferData::new(HLT.into());
-    const KIND: u8 = 1;
-    const MILLIWATTS: u8 = 0;
-    let c1 = Package::new(vec![&register, &KIND, &C1_LATENCY, &MILLIWATTS]);
-    let count = 1u8;
+    let (count, c_state_type, latency, power) = (1u8, 1u8, C1_LATENCY, 0u8);
+    let c1 = Package::new(vec![&register, &c_state_type, &latency, &power]);
     Name::new(IDLE_STATES.into(), &Package::new(vec![&count, &c1])).to_aml_bytes(aml);
 }
