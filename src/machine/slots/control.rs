@@ -2,8 +2,9 @@
 
 use pci::{Bdf, Bridge};
 
+use super::contents::{Item, Kind, State};
 use super::ports::Port;
-use super::{Device, Item, Refusal, Slots, State};
+use super::{Refusal, Slots};
 use crate::config::{NetBackend, Together};
 use crate::control::{Added, Code, Control, Listed, Listing, NewDevice, Refused, Removal};
 use crate::host::{Host, HostDevice};
@@ -42,17 +43,17 @@ impl Control for Slots {
     fn list(&self) -> Listing {
         let contents = self.contents();
         let mut devices = Vec::new();
-        for (number, content) in &*contents {
-            let Some(port) = self.ports.get(number) else {
+        for (number, content) in contents.iter() {
+            let Some(port) = self.ports.get(&number) else {
                 continue;
             };
             let items = content.items.iter();
-            devices.extend(items.map(|item| listed(item, *number, port, content.state)));
+            devices.extend(items.map(|item| listed(item, number, port, content.state)));
         }
         let free = self
             .ports
             .keys()
-            .filter(|port| !contents.contains_key(port));
+            .filter(|port| contents.get(**port).is_none());
         Listing {
             devices,
             free_ports: free.copied().collect(),
@@ -77,22 +78,24 @@ fn name_of(host: HostDevice) -> String {
 }
 
 fn listed(item: &Item, number: u8, port: &Port, state: State) -> Listed {
-    let (kind, name, host) = match &item.device {
-        Device::Assigned { host, .. } => ("assigned", name_of(*host), Some(id_of(*host))),
-        Device::Nic(_) => ("e1000", NIC_NAME.to_owned(), None),
+    let (kind, name, host) = match item.kind {
+        Kind::Assigned { host, .. } => ("assigned", name_of(host), Some(id_of(host))),
+        Kind::Nic => ("e1000", NIC_NAME.to_owned(), None),
     };
     let state = match state {
         State::Coming => "coming",
         State::Plugged => "plugged",
         State::Removing => "removing",
     };
+    let guest = item.device.as_ref();
+    let guest = guest.and_then(|_| guest_address(port, item.function));
     Listed {
         id: item.id.clone(),
         kind: kind.to_owned(),
         name,
         host,
         port: number,
-        guest: guest_address(port, item.function).map(|bdf| bdf.to_string()),
+        guest: guest.map(|bdf| bdf.to_string()),
         state: state.to_owned(),
     }
 }

@@ -1,6 +1,7 @@
 //! The slots of the root ports: what is in them from the start, what comes later ([`plug`]),
 //! and what the host has to say of it meanwhile ([`watch`]).
 
+mod contents;
 mod control;
 mod plug;
 mod ports;
@@ -11,18 +12,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use devices::bus::{FastPathWatcher, PciDevice};
-use devices::e1000::E1000;
 use devices::vfio::AssignedDevice;
 use pci::{BusAt, InterruptPin, Topology};
 
 use super::Error;
-use super::assigned::{Assigner, Taken};
+use super::assigned::Assigner;
 use super::fabric::Fabric;
 use super::pci_root::PciRoot;
 use super::vm::Vm;
-use crate::config::{self, OnError};
-use crate::host::HostDevice;
+use crate::config;
 
+use contents::{Contents, Device, Item};
 use plug::Refusal;
 pub use ports::FIRST_PORT_DEVICE;
 use ports::{Port, PowerEvents};
@@ -37,70 +37,9 @@ pub struct Slots {
     assigner: Assigner,
     root: OnceLock<Weak<PciRoot>>,
     watch: OnceLock<Watch>,
-    /// By port. One that is missing is empty.
-    contents: Mutex<BTreeMap<u8, Content>>,
+    contents: Mutex<Contents>,
     /// The machine ends: nothing comes or goes any more.
     ended: AtomicBool,
-}
-
-/// What is in a slot.
-struct Content {
-    /// What its functions are called, also while they are being opened.
-    ids: Vec<String>,
-    /// By function number, which is their order.
-    items: Vec<Item>,
-    state: State,
-}
-
-/// A function in a slot.
-struct Item {
-    /// What the operator calls it.
-    id: String,
-    function: u8,
-    device: Device,
-}
-
-enum Device {
-    Assigned {
-        host: HostDevice,
-        taken: Taken,
-        on_error: OnError,
-    },
-    Nic(Arc<E1000>),
-}
-
-impl Item {
-    fn assigned(assign: &config::Assign, taken: Taken) -> Self {
-        Self {
-            id: assign.id.clone(),
-            function: assign.function,
-            device: Device::Assigned {
-                host: assign.device,
-                taken,
-                on_error: assign.on_error,
-            },
-        }
-    }
-}
-
-impl Device {
-    fn on_bus(&self) -> Arc<dyn PciDevice> {
-        match self {
-            Self::Assigned { taken, .. } => taken.device.clone(),
-            Self::Nic(nic) => nic.clone(),
-        }
-    }
-}
-
-/// How far a slot's content is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum State {
-    /// It is being opened.
-    Coming,
-    /// It is there.
-    Plugged,
-    /// The guest is asked to let go of it, or it is being closed.
-    Removing,
 }
 
 /// What a machine's slots are made from.
@@ -151,13 +90,9 @@ impl Slots {
         let mut contents = self.contents();
         let devices: Vec<_> = taken.iter().map(|taken| taken.device.clone()).collect();
         for (assign, taken) in assigns.iter().zip(taken) {
-            let content = contents.entry(assign.port).or_insert_with(|| Content {
-                ids: Vec::new(),
-                items: Vec::new(),
-                state: State::Plugged,
-            });
-            content.ids.push(assign.id.clone());
-            content.items.push(Item::assigned(assign, taken));
+            let device = Some(Device::Assigned(taken));
+            let item = Item::assigned(assign);
+            contents.add(assign.port, Item { device, ..item });
         }
         drop(contents);
         for (assign, device) in assigns.iter().zip(devices) {
@@ -186,8 +121,8 @@ impl Slots {
     pub fn open(self: &Arc<Self>, root: &Arc<PciRoot>) -> Result<(), Error> {
         let _ = self.root.set(Arc::downgrade(root));
         let watch = Watch::start(Arc::downgrade(self)).map_err(Error::Thread)?;
-        for (port, content) in &*self.contents() {
-            watch.follow(*port, content);
+        for (port, content) in self.contents().iter() {
+            watch.follow(port, content);
         }
         let _ = self.watch.set(watch);
         Ok(())
@@ -207,16 +142,17 @@ impl Slots {
             watch.end();
         }
         let contents = self.contents();
-        for item in contents.values().flat_map(|content| &content.items) {
-            match &item.device {
-                Device::Assigned { taken, .. } => taken.device.release(),
+        let items = contents.iter().flat_map(|(_, content)| &content.items);
+        for device in items.filter_map(|item| item.device.as_ref()) {
+            match device {
+                Device::Assigned(taken) => taken.device.release(),
                 Device::Nic(nic) => nic.stop(),
             }
         }
         self.assigner.end();
     }
 
-    fn contents(&self) -> MutexGuard<'_, BTreeMap<u8, Content>> {
+    fn contents(&self) -> MutexGuard<'_, Contents> {
         self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

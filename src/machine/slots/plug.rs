@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use devices::e1000::{E1000, E1000Config};
 use pci::{Bdf, InterruptPin};
 
+use super::Slots;
+use super::contents::{Content, Contents, Device, Item, State};
 use super::control::guest_address;
 use super::ports::Port;
-use super::{Content, Device, Item, Slots, State};
 use crate::config::{self, NotTogether, Together};
 use crate::control::Removal;
 use crate::machine::Error;
@@ -106,17 +107,24 @@ impl Slots {
     /// Takes a device of the host's, all its functions or none, and puts it into a slot, the
     /// first that is free if none is asked for. When this returns the guest has been told of it.
     pub fn add_assigned(&self, functions: Together) -> Result<Place, Refusal> {
-        self.add(functions.ids(), functions.port(), |port| {
-            let wanted = functions.placed(port);
+        let mut contents = self.contents();
+        let number = self.choose(&contents, &functions.ids(), functions.port())?;
+        let wanted = functions.placed(number);
+        contents.announce(number, wanted.iter().map(Item::assigned).collect());
+        drop(contents);
+        self.bring(number, || {
             let taken = self.assigner.take(&wanted)?;
-            let items = wanted.iter().zip(taken);
-            Ok(items.map(|(w, taken)| Item::assigned(w, taken)).collect())
+            Ok(taken.into_iter().map(Device::Assigned).collect())
         })
     }
 
     /// Makes a network card and puts it into a slot.
     pub fn add_nic(&self, net: &config::Net) -> Result<Place, Refusal> {
-        self.add(vec![net.id.clone()], None, |number| {
+        let mut contents = self.contents();
+        let number = self.choose(&contents, std::slice::from_ref(&net.id), None)?;
+        contents.announce(number, vec![Item::nic(&net.id)]);
+        drop(contents);
+        self.bring(number, || {
             let backend = nics::open(&net.backend)?;
             let device = self.port(number)?.bdf.device();
             let nic = E1000::new(E1000Config {
@@ -131,106 +139,85 @@ impl Slots {
             });
             let nic = Arc::new(nic.map_err(Error::Nic)?);
             nic.start().map_err(Error::Nic)?;
-            Ok(vec![Item {
-                id: net.id.clone(),
-                function: 0,
-                device: Device::Nic(nic),
-            }])
+            Ok(vec![Device::Nic(nic)])
         })
     }
 
-    fn add(
+    /// Which slot functions of these names are to come into.
+    fn choose(&self, contents: &Contents, ids: &[String], port: Option<u8>) -> Result<u8, Refusal> {
+        if self.has_ended() {
+            return Err(Refusal::Ending);
+        }
+        if let Some(id) = contents.taken_name(ids) {
+            return Err(Refusal::IdTaken(id.clone()));
+        }
+        let Some(port) = port else {
+            let mut ports = self.ports.keys();
+            let free = ports.find(|port| contents.get(**port).is_none());
+            return free.copied().ok_or(Refusal::NoFreePort);
+        };
+        self.port(port)?;
+        match contents.get(port) {
+            None => Ok(port),
+            Some(content) => {
+                let by = content.names();
+                Err(Refusal::PortTaken { port, by })
+            }
+        }
+    }
+
+    /// Opens what was announced for a slot and puts it there.
+    fn bring(
         &self,
-        ids: Vec<String>,
-        port: Option<u8>,
-        make: impl FnOnce(u8) -> Result<Vec<Item>, Refusal>,
+        number: u8,
+        open: impl FnOnce() -> Result<Vec<Device>, Refusal>,
     ) -> Result<Place, Refusal> {
-        let number = self.reserve(&ids, port)?;
-        let plugged = make(number).and_then(|items| self.plug(ids, number, items));
+        let plugged = open().and_then(|devices| self.plug(number, devices));
         if plugged.is_err() {
-            self.contents().remove(&number);
+            self.contents().clear(number);
         }
         plugged
     }
 
     /// Puts the functions of a device on the bus behind a port, and then tells the guest.
-    fn plug(&self, ids: Vec<String>, number: u8, items: Vec<Item>) -> Result<Place, Refusal> {
-        let port = match self.attach_to(number, &items) {
+    fn plug(&self, number: u8, devices: Vec<Device>) -> Result<Place, Refusal> {
+        let port = match self.attach_to(number, &devices) {
             Ok(port) => port,
             Err(refusal) => {
-                for item in items {
-                    self.close_device(item.device);
+                for device in devices {
+                    self.close_device(device);
                 }
                 return Err(refusal);
             }
         };
-        let id = items.first().map(|item| item.id.clone());
-        let content = Content {
-            ids,
-            items,
-            state: State::Plugged,
-        };
-        if let Some(watch) = self.watch.get() {
-            watch.follow(number, &content);
+        let mut id = String::new();
+        if let Some(content) = self.contents().get_mut(number) {
+            content.arrive(devices);
+            if let Some(watch) = self.watch.get() {
+                watch.follow(number, content);
+            }
+            id = content.id().to_owned();
         }
-        self.contents().insert(number, content);
         port.port.insert();
         Ok(Place {
-            id: id.unwrap_or_default(),
+            id,
             port: number,
             guest: guest_address(port, 0),
         })
     }
 
-    fn attach_to(&self, number: u8, items: &[Item]) -> Result<&Port, Refusal> {
+    fn attach_to(&self, number: u8, devices: &[Device]) -> Result<&Port, Refusal> {
         let (root, port) = (self.root()?, self.port(number)?);
-        let functions = items
-            .iter()
-            .map(|item| (item.function, item.device.on_bus()));
-        let functions: Vec<_> = functions.collect();
+        let functions = self.contents().functions(number);
+        let on_bus = devices.iter().map(Device::on_bus);
+        let functions: Vec<_> = functions.into_iter().zip(on_bus).collect();
         let on_bus = root.plug(port.id, &functions).map_err(Error::from)?;
-        for (item, id) in items.iter().zip(on_bus) {
-            if let Device::Assigned { taken, .. } = &item.device {
+        for (device, id) in devices.iter().zip(on_bus) {
+            if let Device::Assigned(taken) = device {
                 self.wire_intx(&taken.device, |pin| root.root_interrupt(id, pin));
             }
         }
         Ok(port)
-    }
-
-    /// Keeps a slot for what is being opened.
-    fn reserve(&self, ids: &[String], port: Option<u8>) -> Result<u8, Refusal> {
-        let mut contents = self.contents();
-        if self.has_ended() {
-            return Err(Refusal::Ending);
-        }
-        let taken = |(index, id): &(usize, &String)| {
-            ids[..*index].contains(id) || contents.values().any(|content| content.ids.contains(id))
-        };
-        if let Some((_, id)) = ids.iter().enumerate().find(taken) {
-            return Err(Refusal::IdTaken(id.clone()));
-        }
-        let number = match port {
-            None => *self
-                .ports
-                .keys()
-                .find(|port| !contents.contains_key(port))
-                .ok_or(Refusal::NoFreePort)?,
-            Some(port) => {
-                self.port(port)?;
-                if let Some(content) = contents.get(&port) {
-                    let by = content.ids.join(" and ");
-                    return Err(Refusal::PortTaken { port, by });
-                }
-                port
-            }
-        };
-        let coming = Content {
-            ids: ids.to_vec(),
-            items: Vec::new(),
-            state: State::Coming,
-        };
-        contents.insert(number, coming);
-        Ok(number)
     }
 
     fn port(&self, number: u8) -> Result<&Port, Refusal> {
@@ -259,11 +246,11 @@ impl Slots {
         // What is torn out is gone for the guest at once; else it is shut off already.
         port.port.take_out();
         self.root()?.unplug(port.id);
-        let content = self.contents().get_mut(&number).map(Content::empty);
-        for item in content.into_iter().flatten() {
-            self.close_device(item.device);
+        let devices = self.contents().get_mut(number).map(Content::leave);
+        for device in devices.into_iter().flatten() {
+            self.close_device(device);
         }
-        self.contents().remove(&number);
+        self.contents().clear(number);
         Ok(())
     }
 
@@ -272,14 +259,12 @@ impl Slots {
         if self.has_ended() {
             return Err(Refusal::Ending);
         }
-        let found = contents
-            .iter_mut()
-            .find(|(_, content)| content.ids.iter().any(|own| own == id));
+        let found = contents.find(id);
         let (number, content) = found.ok_or_else(|| Refusal::UnknownId(id.to_owned()))?;
         let what = match content.state {
             State::Plugged => {
                 content.state = State::Removing;
-                return Ok(*number);
+                return Ok(number);
             }
             State::Coming => "being plugged in",
             State::Removing => "being removed",
@@ -289,7 +274,7 @@ impl Slots {
     }
 
     fn set_state(&self, number: u8, state: State) {
-        if let Some(content) = self.contents().get_mut(&number) {
+        if let Some(content) = self.contents().get_mut(number) {
             content.state = state;
         }
     }
@@ -313,15 +298,8 @@ impl Slots {
 
     fn close_device(&self, device: Device) {
         match device {
-            Device::Assigned { taken, .. } => self.assigner.give_back(vec![taken]),
+            Device::Assigned(taken) => self.assigner.give_back(vec![taken]),
             Device::Nic(nic) => nic.stop(),
         }
-    }
-}
-
-impl Content {
-    /// Takes everything out.
-    fn empty(&mut self) -> Vec<Item> {
-        std::mem::take(&mut self.items)
     }
 }

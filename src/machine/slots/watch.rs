@@ -21,7 +21,8 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use pci::UncorrectableErrors;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
-use super::{Content, Device, Refusal, Slots, State};
+use super::contents::{Content, Device, Kind, State};
+use super::{Refusal, Slots};
 use crate::config::OnError;
 use crate::control::Removal;
 
@@ -64,7 +65,7 @@ impl Watch {
     /// Listens to what is in a slot, until it is closed.
     pub fn follow(&self, port: u8, content: &Content) {
         for item in &content.items {
-            let Device::Assigned { taken, .. } = &item.device else {
+            let Some(Device::Assigned(taken)) = &item.device else {
                 continue;
             };
             let device = &taken.device;
@@ -224,20 +225,17 @@ impl Slots {
         event: impl Fn(&AssignedDevice) -> Option<&EventFd>,
     ) -> Option<(String, OnError)> {
         let contents = self.contents();
-        let content = contents.get(&port)?;
-        let item = content
-            .items
-            .iter()
-            .find(|item| item.function == function)?;
-        let Device::Assigned {
-            taken, on_error, ..
-        } = &item.device
+        let content = contents.get(port)?;
+        let mut items = content.items.iter();
+        let item = items.find(|item| item.function == function)?;
+        let (Kind::Assigned { on_error, .. }, Some(Device::Assigned(taken))) =
+            (item.kind, &item.device)
         else {
             return None;
         };
         // Fails when it was not signalled after all.
         event(&taken.device)?.read().ok()?;
         let is_there = content.state == State::Plugged;
-        is_there.then(|| (item.id.clone(), *on_error))
+        is_there.then(|| (item.id.clone(), on_error))
     }
 }
