@@ -13,19 +13,23 @@ pub struct Sum {
 impl Sum {
     /// Adds bytes that follow those already added.
     pub fn add(&mut self, bytes: &[u8]) {
-        let mut sum = 0u64;
-        let mut chunks = bytes.chunks_exact(4);
-        for chunk in &mut chunks {
-            let mut word = [0; 4];
-            word.copy_from_slice(chunk);
-            // At most 2^32 words of 2^32 each: no overflow for any slice there can be here.
-            sum += u64::from(u32::from_ne_bytes(word));
+        // Halves of eight bytes at a time, each into a sum of its own: what vector units of any age do without
+        // shuffling, and emulators without calling a function for each shuffle. At most 2^32 words of 2^32 each: no
+        // overflow for any slice there can be here.
+        let (mut low, mut high) = (0u64, 0u64);
+        let mut sum_up = |word: [u8; 8]| {
+            let word = u64::from_ne_bytes(word);
+            low += word & 0xffff_ffff;
+            high += word >> 32;
+        };
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            sum_up(*word);
         }
-        let rest = chunks.remainder();
-        let mut last = [0; 4];
+        let mut last = [0; 8];
         last[..rest.len()].copy_from_slice(rest);
-        sum += u64::from(u32::from_ne_bytes(last));
-        let mut sum = fold(sum);
+        sum_up(last);
+        let mut sum = fold(low + high);
         if self.odd {
             sum = sum.swap_bytes();
         }
