@@ -33,15 +33,15 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Exits for each.
+    /// Exits for each, but for the console's.
     pub fn exits_each(&self) -> f64 {
-        self.exits.total() as f64 / self.times.max(1) as f64
+        self.exits.but_console() as f64 / self.times.max(1) as f64
     }
 
     /// Exits for each, beyond those the guest makes in the same time doing nothing.
     pub fn exits_each_beyond_idle(&self, idle_exits_a_second: f64) -> f64 {
         let idle = idle_exits_a_second * self.lasted;
-        (self.exits.total() as f64 - idle).max(0.0) / self.times.max(1) as f64
+        (self.exits.but_console() as f64 - idle).max(0.0) / self.times.max(1) as f64
     }
 
     /// How many in a second.

@@ -5,6 +5,7 @@
 use crate::error::{Context, Result};
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 const EVENTS: &str = "/sys/kernel/tracing/events/kvm";
@@ -93,6 +94,8 @@ const REASONS: [(u64, &str); 10] = [
     (26, "IOAPIC EOI"),
 ];
 const SIGNAL: u64 = 10;
+/// The first serial port, where guests are asked and answer. KVM answers at none of its ports itself.
+const CONSOLE: RangeInclusive<u64> = 0x3f8..=0x3ff;
 
 impl Exits {
     /// All of them, but for those the monitor itself provoked with a signal.
@@ -102,6 +105,12 @@ impl Exits {
             .filter(|(reason, _)| **reason != SIGNAL)
             .map(|(_, count)| count)
             .sum()
+    }
+
+    /// Without those of asking the guest for something over its console, which depend on how long the question is.
+    pub fn but_console(&self) -> u64 {
+        let console: u64 = self.by_port.range(CONSOLE).map(|(_, count)| count).sum();
+        self.total().saturating_sub(console)
     }
 
     /// What came after an earlier count.
@@ -175,6 +184,11 @@ mod tests {
             by_port: BTreeMap::new(),
         };
         assert_eq!(exits.total(), 3412);
+        let asked = Exits {
+            by_port: [(0x3f7, 1), (0x3f8, 400), (0x3ff, 12), (0x400, 1)].into(),
+            ..exits.clone()
+        };
+        assert_eq!(asked.but_console(), 3000);
         assert_eq!(exits.named()[0], ("port I/O".to_owned(), 3400));
     }
 

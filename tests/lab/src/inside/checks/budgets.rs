@@ -4,7 +4,7 @@ use super::Check;
 use crate::error::{Result, fail};
 use crate::inside::guest::Guest;
 use crate::inside::linux::{ide_up, network_up};
-use crate::inside::measure;
+use crate::inside::measure::{self, megabytes_a_second};
 use crate::inside::rig::{Fixture, Rig};
 use crate::inside::vmm::Vmm;
 use crate::topology::{
@@ -32,6 +32,13 @@ pub const CHECKS: &[Check] = &[
         limit: 180,
         fixture: Some(Fixture::Everything),
         run: tcp,
+    },
+    Check {
+        name: "budget-e1000-tcp-5-times-qemus-out-and-twice-in",
+        cpus: &[1],
+        limit: 300,
+        fixture: Some(Fixture::Everything),
+        run: tcp_beside_qemu,
     },
     Check {
         name: "budget-vf-packets-cost-no-exit",
@@ -85,6 +92,27 @@ fn tcp(rig: &mut Rig, cpus: u32) -> Result<()> {
     within("exits per TCP segment sent", out.exits_each(), 0.3)
 }
 
+fn tcp_beside_qemu(rig: &mut Rig, cpus: u32) -> Result<()> {
+    rig.only_sluice()?;
+    let (out, into) = tcp_both_ways(rig.guest(Fixture::Everything(cpus))?)?;
+    let mut other = rig.boot_with(Vmm::Qemu, Fixture::Everything(cpus))?;
+    let (of_qemu_out, of_qemu_in) = tcp_both_ways(&mut other)?;
+    at_least("MB/s out over TCP", out, of_qemu_out * 5.0)?;
+    at_least("MB/s in over TCP", into, of_qemu_in * 2.0)
+}
+
+/// MB/s out and in. What goes before the count finds code that no processor has translated yet.
+fn tcp_both_ways(guest: &mut Guest) -> Result<(f64, f64)> {
+    network_up(guest, "e1000", TAP_GUEST_ADDRESS)?;
+    let mut rates = (0.0, 0.0);
+    for bytes in [2_000_000, 16_000_000] {
+        let out = measure::tcp_out(guest, bytes)?;
+        let into = measure::tcp_in(guest, bytes as usize)?;
+        rates = (megabytes_a_second(&out), megabytes_a_second(&into));
+    }
+    Ok(rates)
+}
+
 /// Thousands of packets, and no more exits than the same seconds spent idle, give or take a driver's watchdog.
 fn vf(rig: &mut Rig, cpus: u32) -> Result<()> {
     rig.only_sluice()?;
@@ -123,6 +151,16 @@ fn resident(rig: &mut Rig, cpus: u32) -> Result<()> {
     rig.only_sluice()?;
     let mib = measure::resident_mib(rig.guest(Fixture::Everything(cpus))?)?;
     within("MiB resident beyond the guest's memory", mib, 10.0)
+}
+
+fn at_least(what: &str, figure: f64, limit: f64) -> Result<()> {
+    if figure >= limit {
+        Ok(())
+    } else {
+        fail(format!(
+            "{what}: {figure:.2}; it is to be at least {limit:.2}"
+        ))
+    }
 }
 
 fn within(what: &str, figure: f64, limit: f64) -> Result<()> {
