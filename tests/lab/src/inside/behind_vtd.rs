@@ -18,9 +18,6 @@ use crate::topology::{
     VIRTUAL_FUNCTIONS,
 };
 
-/// Bytes over TCP: as many as QEMU's e1000 carries in a minute behind its VT-d.
-const TRANSFER: usize = 4_000_000;
-
 /// Measures each monitor without one and with one, and tells the table.
 pub fn run(vmms: &[Vmm]) -> Result<()> {
     host::set_up()?;
@@ -101,17 +98,18 @@ fn emulated(guest: &mut Guest) -> Result<Vec<Figure>> {
     ide_up(guest)?;
     network_up(guest, "e1000", TAP_GUEST_ADDRESS)?;
     let small = measure::reads(guest, "sda", "4k", 400)?;
-    let large = measure::reads(guest, "sda", "1M", 64)?;
+    // No larger: whether one command carries a MiB depends on where in its memory the guest wants it.
+    let large = measure::reads(guest, "sda", "64k", 400)?;
     let sent = measure::udp_out(guest, 4000, TAP_ADDRESS, measure::tap())?;
-    let out = measure::tcp_out(guest, TRANSFER as u64)?;
-    let into = measure::tcp_in(guest, TRANSFER)?;
+    let out = measure::tcp_out(guest, 16_000_000)?;
+    let into = measure::tcp_in(guest, 16_000_000)?;
     Ok(vec![
         (
             "IDE: exits per 4 KiB DMA read",
             one_digit(small.exits_each()),
         ),
         ("IDE: 4 KiB reads a second", whole(small.rate())),
-        ("IDE: 1 MiB reads, MiB/s", one_digit(large.rate())),
+        ("IDE: 64 KiB reads, MiB/s", one_digit(large.rate() / 16.0)),
         (
             "e1000: exits per small UDP packet sent",
             two_digits(sent.exits_each()),
