@@ -90,9 +90,9 @@ pub struct Listed {
     pub host: Option<String>,
     /// Its root port.
     pub port: u8,
-    /// Its address in the guest, once the guest has numbered its buses.
+    /// Its address in the guest, once the guest has numbered its buses, while the device is open.
     pub guest: Option<String>,
-    /// `coming`, `plugged` or `removing`.
+    /// `coming`, `plugged` or `removing`. One that is listed no more can be plugged in again.
     pub state: String,
 }
 
