@@ -6,7 +6,7 @@
 //! - **ITR** keeps at least so much time between one assertion and the next.
 //! - **RDTR/RADV** delay the wire for received packets, as programmed.
 //! - **TIDV/TADV** delay it for transmit write-backs whose descriptor says so (IDE), and
-//!   here a virtual machine differs from the board: an interrupt costs the guest three exits,
+//!   here a virtual machine differs from the board: an interrupt costs the guest four exits,
 //!   a hundred times what it costs a real CPU, and it only returns buffers. So while the
 //!   guest keeps sending, the delay stretches to twice the usual distance between its
 //!   doorbells, at most [`TX_HOLD`] (in all, [`TX_HOLD_ALL`]), or until a quarter of the

@@ -23,12 +23,13 @@
 //! | ICR read | per interrupt | 1 |
 //! | IMC write, and the STATUS read that flushes it | per interrupt | 0 and 1 |
 //! | IMS write, and the STATUS read that flushes it | per interrupt | 0 and 1 |
+//! | end of interrupt, as the pin is level-triggered and the I/O APIC ours | per interrupt | 1 |
 //! | ITR write | when the driver changes its mind | 0, coalesced |
 //! | statistics registers, 55 reads | every two seconds | 55, or 0 when idle: see `quiet_page` |
 //! | PHY registers by MDIC, and ICS | every two seconds | 5, and an interrupt |
 //!
-//! So an interrupt costs 3. A ping is one TDT write and one interrupt, its own transmission
-//! being reported along with the answer: 4. A small UDP packet out is one TDT write and a
+//! So an interrupt costs 4. A ping is one TDT write and one interrupt, its own transmission
+//! being reported along with the answer: 5. A small UDP packet out is one TDT write and a
 //! small part of an interrupt; see `interrupts` for what keeps that part small.
 //!
 //! TDT is not a doorbell in the kernel (ioeventfd), which would lose the value that the
