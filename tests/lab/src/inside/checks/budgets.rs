@@ -101,12 +101,19 @@ fn tcp_beside_qemu(rig: &mut Rig, cpus: u32) -> Result<()> {
     at_least("MB/s in over TCP", into, of_qemu_in * 2.0)
 }
 
-/// MB/s out and in.
+/// MB/s out and in: the best of a few rounds, as whatever else runs can only slow them down.
 fn tcp_both_ways(guest: &mut Guest) -> Result<(f64, f64)> {
     network_up(guest, "e1000", TAP_GUEST_ADDRESS)?;
-    let out = measure::tcp_out(guest, 16_000_000)?;
-    let into = measure::tcp_in(guest, 16_000_000)?;
-    Ok((megabytes_a_second(&out), megabytes_a_second(&into)))
+    let mut best = (0f64, 0f64);
+    for _ in 0..3 {
+        let out = measure::tcp_out(guest, 16_000_000)?;
+        let into = measure::tcp_in(guest, 16_000_000)?;
+        best = (
+            best.0.max(megabytes_a_second(&out)),
+            best.1.max(megabytes_a_second(&into)),
+        );
+    }
+    Ok(best)
 }
 
 /// Thousands of packets, and no more exits than the same seconds spent idle, give or take a driver's watchdog.
