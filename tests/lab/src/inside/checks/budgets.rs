@@ -106,8 +106,8 @@ fn tcp_both_ways(guest: &mut Guest) -> Result<(f64, f64)> {
     network_up(guest, "e1000", TAP_GUEST_ADDRESS)?;
     let mut best = (0f64, 0f64);
     for _ in 0..3 {
-        let out = measure::tcp_out(guest, 16_000_000)?;
-        let into = measure::tcp_in(guest, 16_000_000)?;
+        let out = measure::tcp_out(guest, 8_000_000)?;
+        let into = measure::tcp_in(guest, 8_000_000)?;
         best = (
             best.0.max(megabytes_a_second(&out)),
             best.1.max(megabytes_a_second(&into)),
